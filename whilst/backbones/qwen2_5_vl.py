@@ -1,0 +1,25 @@
+"""Qwen2.5-VL: one vision block a clip, absolute time on the t axis (tokens_per_second), no timestamps in text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whilst.backbones.base import Family, VisionSpec
+
+
+class Qwen25VL(Family):
+    name = "qwen2_5_vl"
+
+    def spec(self, config: Any, preprocessor: dict[str, Any]) -> VisionSpec:
+        vision, size = config.vision_config, preprocessor.get("size") or {}
+        return VisionSpec(
+            family=self.name,
+            patch=vision.patch_size,
+            merge=vision.spatial_merge_size,
+            temporal_patch=vision.temporal_patch_size,
+            tokens_per_second=float(vision.tokens_per_second),
+            mean=tuple(preprocessor["image_mean"]),
+            std=tuple(preprocessor["image_std"]),
+            min_pixels=size.get("shortest_edge", preprocessor.get("min_pixels", 0)),
+            max_pixels=size.get("longest_edge", preprocessor.get("max_pixels", 1 << 40)),
+        )

@@ -1,0 +1,556 @@
+"""Sample -> TokenRow(s). The one renderer: SFT, RL, evaluation and the runtime call it.
+
+Text is cut into *chunks* (a received turn, a generated turn, a memory entry). Each is tokenised on its own and carries
+its metadata from here on; nothing is found later by searching ids or characters. `Renderer.rows` lays the chunks of a
+sample out in one of four layouts; the runtime feeds the same chunks to its caches one at a time. `Numbering` numbers
+both, so metadata and positions agree by construction and only visibility and caching remain to be proven (by test).
+
+| layout | a row | rules |
+|---|---|---|
+| interleaved | arrival order: V1 A1 V2 A2 ... (a plain chat) | causal, visual_window, last_segments, sink_window |
+| split | everything received, then everything generated | unit, row_shift |
+| recurrent | one turn: text memory + current segment (+ query) + reply | causal |
+| recurrent_packed | all turns of the recurrent layout, exactly, in one row | text_memory |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+
+from whilst.backbones.base import VIDEO_PAD, VISION_END, VISION_START, ClipShape, VisionSpec
+from whilst.memory import TextMemory
+from whilst.positions import Grid, Interleaved, Piece, make_scheme, place
+from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought
+from whilst.visibility import FIELDS, GENERATED, RECEIVED, Rule, VisibilityError
+
+IGNORE = -100
+Layout = Literal["interleaved", "split", "recurrent", "recurrent_packed"]
+
+
+class RenderError(ValueError):
+    """A sample that cannot be rendered as asked; names the sample, the event and the fix."""
+
+
+class Role(IntEnum):
+    PAD, SYSTEM, MEMORY, MARK, STAMP, VISION, TEXT, THOUGHT, ANSWER = range(9)
+
+
+@dataclass(frozen=True)
+class TurnFormat:
+    """The strings around what is said: ChatML, as the Qwen chat templates write it.
+
+    `closing` must be one token: it is the boundary token that ends a generated turn. `follow` comes after it, written
+    with the next turn. `previous text` is the memory role of VST and StreamingVLM.
+    """
+
+    system: str = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    received_open: str = "<|im_start|>user\n"
+    received_close: str = "<|im_end|>\n"
+    generated_open: str = "<|im_start|>assistant\n"
+    closing: str = "<|im_end|>"
+    follow: str = "\n"
+    memory_open: str = "<|im_start|>previous text\n"
+    memory_entry: str = "{text}\n"  # may use {start}, {end}: seconds of the segment
+    memory_close: str = "<|im_end|>\n"
+    segment: str = ""  # before a clip, e.g. VST's "Time={start:.1f}-{end:.1f}s "
+    query: str = "{text}"  # may use {time}
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """Layout, visibility rule and position scheme of a recipe, and how its turns are written."""
+
+    layout: Layout = "interleaved"
+    rule: str = "causal"
+    rule_params: Mapping[str, int] = field(default_factory=dict)
+    scheme: str = "interleaved"
+    scheme_params: Mapping[str, int] = field(default_factory=dict)
+    # kept: a query and its answer stay in the stream; branch: they are visible only to themselves
+    queries: Literal["kept", "branch"] = "branch"
+    memory_tokens: int | None = None  # cap of the text memory, FIFO; None: unbounded
+    max_tokens: int | None = None  # of one row; a longer one is an error
+    thought_weight: float = 1.0
+    answer_weight: float = 1.0
+    format: TurnFormat = TurnFormat()
+
+    def check(self) -> Rule:
+        """The rule, or an error where layout, rule, scheme and queries do not fit together."""
+        rule = Rule(self.rule, dict(self.rule_params))
+        rule.check_layout(self.layout)
+        recurrent = self.layout.startswith("recurrent")
+        if recurrent and self.scheme != "interleaved":
+            raise VisibilityError(f"layout {self.layout!r} is a series of plain prompts: scheme must be 'interleaved'")
+        if recurrent and self.queries != "branch":
+            raise VisibilityError(
+                f"layout {self.layout!r} keeps thoughts alone in its text memory: set queries: branch"
+            )
+        if self.rule == "row_shift" and self.queries != "kept":
+            raise VisibilityError(
+                "row_shift writes a boundary token after the next read, so a query cannot leave the stream: "
+                "set queries: kept, or rule: unit"
+            )
+        if self.scheme != "batch":
+            make_scheme(self.scheme, **self.scheme_params)
+        return rule
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens that are written together. Arrays of n tokens; `pieces` are its texts and grids for the position scheme."""
+
+    ids: np.ndarray
+    roles: np.ndarray
+    learn: np.ndarray  # bool: carries the loss
+    visual: np.ndarray  # visual tokens of the chunk up to and including this one
+    visual_end: np.ndarray  # same, at the end of the block that a pad or mark goes with; -1 elsewhere
+    pieces: tuple[Piece, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @staticmethod
+    def join(*chunks: Chunk) -> Chunk:
+        base, visual, ends = 0, [], []
+        for chunk in chunks:
+            visual.append(chunk.visual + base)
+            ends.append(np.where(chunk.visual_end < 0, -1, chunk.visual_end + base))
+            base += int(chunk.visual[-1]) if len(chunk) else 0
+        return Chunk(
+            np.concatenate([c.ids for c in chunks]),
+            np.concatenate([c.roles for c in chunks]),
+            np.concatenate([c.learn for c in chunks]),
+            np.concatenate(visual),
+            np.concatenate(ends),
+            tuple(p for c in chunks for p in c.pieces),
+        )
+
+
+class Numbering:
+    """Numbers chunks in arrival order: metadata and positions of a row being rendered, or of a stream being run."""
+
+    def __init__(self, scheme: Interleaved) -> None:
+        self.scheme = scheme
+        self.index = self.order = self.visual = self.unit = 0
+        self.now = -1
+
+    def stamp(
+        self, chunk: Chunk, stream: int, *, segment: int = -1, branch: int = 0, turn: int = -1
+    ) -> dict[str, np.ndarray]:
+        """Metadata arrays (n,) of the chunk, and its positions (3, n); moves on."""
+        n = len(chunk)
+        positions = self.scheme.received(chunk.pieces) if stream == RECEIVED else self.scheme.generated(n)
+        steps = np.arange(n, dtype=np.int32)
+
+        def constant(value: int) -> np.ndarray:
+            return np.full(n, value, np.int32)
+
+        stamped = {
+            "index": self.index + steps,
+            "order": self.order + steps,
+            "sample": constant(0),
+            "stream": constant(stream),
+            "unit": constant(self.unit),
+            "next_unit": constant(self.unit),
+            "branch": constant(branch),
+            "turn": constant(turn),
+            "segment": constant(segment),
+            "now": constant(self.now),
+            "visual_count": self.visual + chunk.visual,
+            "visual_end": np.where(chunk.visual_end < 0, -1, self.visual + chunk.visual_end).astype(np.int32),
+            "positions": positions,
+        }
+        self.index += n
+        self.order += n
+        self.visual += int(chunk.visual[-1]) if n else 0
+        return stamped
+
+    def mark(self) -> tuple[Any, ...]:
+        """Where the timeline stands (all but the arrival index, which never goes back)."""
+        return self.order, self.visual, self.unit, self.now, self.scheme.mark()
+
+    def reset(self, mark: tuple[Any, ...]) -> None:
+        self.order, self.visual, self.unit, self.now, scheme = mark
+        self.scheme.reset(scheme)
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One row of training tokens. Arrays of L tokens; positions (3, L).
+
+    meta holds the fields of whilst.visibility.FIELDS. clips: which segments of the sample it shows, in the order of its
+    feature table; visual_index: which row of that table a visual token takes, -1 elsewhere.
+    """
+
+    sample_id: str
+    input_ids: np.ndarray
+    labels: np.ndarray
+    loss_weight: np.ndarray
+    roles: np.ndarray
+    visual_index: np.ndarray
+    positions: np.ndarray
+    meta: Mapping[str, np.ndarray]
+    clips: tuple[int, ...]
+    grids: tuple[tuple[int, int, int], ...]  # patch grids (t, h, w) of `clips`, before the merge
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class RowWriter:
+    """Collects stamped chunks into a TokenRow. Split layouts order received before generated at the end."""
+
+    def __init__(self, numbering: Numbering) -> None:
+        self.numbering = numbering
+        self.parts: list[tuple[int, Chunk, dict[str, np.ndarray], int]] = []
+
+    def write(self, chunk: Chunk, stream: int, *, clip: int = -1, **where: int) -> None:
+        """Append; `clip` names the segment whose clip the chunk shows, whether or not the chunk is hidden with it."""
+        if len(chunk):
+            self.parts.append((stream, chunk, self.numbering.stamp(chunk, stream, **where), clip))
+
+
+class Renderer:
+    """Writes turns and rows for one tokenizer, one family's vision and one RenderConfig."""
+
+    def __init__(self, tokenizer: Any, spec: VisionSpec, config: RenderConfig) -> None:
+        self.tokenizer, self.spec, self.config = tokenizer, spec, config
+        self.rule = config.check()
+        self.vocabulary: dict[str, int] = tokenizer.get_vocab()
+        self.encode = lru_cache(maxsize=65536)(self._encode)
+        closing = self.encode(config.format.closing)
+        if len(closing) != 1:
+            raise RenderError(f"format.closing {config.format.closing!r} must be one token, it is {len(closing)}")
+        self.boundary = closing[0]
+        special = [t for t in tokenizer.get_added_vocab() if t.startswith("<|")]
+        self._special = re.compile("|".join(map(re.escape, special))) if special else None
+
+    # --- chunks -----------------------------------------------------------------------------------------------------
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def spoken(self, text: str, where: str) -> str:
+        """`text` of a sample, refused if it holds special tokens: they would change the turns around it."""
+        if self._special and (found := self._special.search(text)):
+            raise RenderError(f"{where}: text holds the special token {found.group()!r}; remove it from the text")
+        return text
+
+    def text(self, text: str, role: Role) -> Chunk:
+        return self._chunk([(text, role)])
+
+    def _chunk(self, parts: Iterable[tuple[str | Grid, Role]], *, learn: Sequence[str] = ()) -> Chunk:
+        ids: list[int] = []
+        roles: list[int] = []
+        visual: list[int] = []
+        pieces: list[Piece] = []
+        count = 0
+        for part, role in parts:
+            if isinstance(part, Grid):
+                ids += [self.vocabulary[VIDEO_PAD]] * part.tokens
+                visual += range(count + 1, count + part.tokens + 1)
+                count += part.tokens
+                roles += [Role.VISION] * part.tokens
+                pieces.append(part)
+            elif part:
+                tokens = self.encode(part)
+                ids += tokens
+                visual += [count] * len(tokens)
+                roles += [role] * len(tokens)
+                pieces.append(len(tokens))
+        role_array, visual_array = np.array(roles, np.int8), np.array(visual, np.int32)
+        # a pad goes with itself; a stamp or mark inside a clip with the clip's last pad
+        inside = np.isin(role_array, (Role.STAMP, Role.VISION)) if count else np.zeros(len(ids), bool)
+        ends = np.where(role_array == Role.VISION, visual_array, np.where(inside, count, -1)).astype(np.int32)
+        return Chunk(np.array(ids, np.int64), role_array, np.zeros(len(ids), bool), visual_array, ends, tuple(pieces))
+
+    def system(self) -> Chunk:
+        return self.text(self.config.format.system, Role.SYSTEM)
+
+    def clip(self, shape: ClipShape, segment: Segment) -> list[tuple[str | Grid, Role]]:
+        f = self.config.format
+        parts: list[tuple[str | Grid, Role]] = [(f.segment.format(start=segment.start, end=segment.end), Role.STAMP)]
+        return parts + [(part, Role.STAMP) for part in self.spec.clip_parts(shape)]
+
+    def received(self, shape: ClipShape | None, segment: Segment | None, query: Query | None) -> Chunk:
+        """A received turn: a clip, a query, or (recurrent prompts) a clip and then a query."""
+        f = self.config.format
+        parts: list[tuple[str | Grid, Role]] = [(f.received_open, Role.MARK)]
+        if shape is not None and segment is not None:
+            parts += self.clip(shape, segment)
+        if query is not None:
+            parts.append(
+                (f.query.format(text=self.spoken(query.text, f"query {query.id}"), time=query.time), Role.TEXT)
+            )
+        return self._chunk([*parts, (f.received_close, Role.MARK)])
+
+    def prefix(self) -> Chunk:
+        """What opens a generated turn; written, never sampled."""
+        return self.text(self.config.format.generated_open, Role.MARK)
+
+    def follow(self) -> Chunk:
+        """What comes after a boundary token, written with the next turn."""
+        return self.text(self.config.format.follow, Role.MARK)
+
+    def generated(self, text: str, role: Role, where: str = "") -> Chunk:
+        """A generated text and its boundary token; both carry the loss."""
+        chunk = self._chunk([(self.spoken(text, where), role), (self.config.format.closing, role)])
+        return Chunk(chunk.ids, chunk.roles, np.ones(len(chunk), bool), chunk.visual, chunk.visual_end, chunk.pieces)
+
+    def tokens(self, ids: Sequence[int], role: Role) -> Chunk:
+        """Sampled tokens as a chunk."""
+        n = len(ids)
+        zeros = np.zeros(n, np.int32)
+        return Chunk(np.array(ids, np.int64), np.full(n, role, np.int8), np.zeros(n, bool), zeros, zeros - 1, (n,))
+
+    def memory_open(self) -> Chunk:
+        return self.text(self.config.format.memory_open, Role.MEMORY)
+
+    def memory_entry(self, text: str, segment: Segment) -> Chunk:
+        entry = self.config.format.memory_entry
+        return self.text(entry.format(text=text, start=segment.start, end=segment.end), Role.MEMORY)
+
+    def memory_given(self, text: str) -> Chunk:
+        """Text memory that a sample starts with, as it stands."""
+        return self.text(self.spoken(text, "memory"), Role.MEMORY)
+
+    def memory_close(self) -> Chunk:
+        return self.text(self.config.format.memory_close, Role.MEMORY)
+
+    # --- rows -------------------------------------------------------------------------------------------------------
+
+    def rows(self, sample: Sample, clips: Sequence[ClipShape]) -> list[TokenRow]:
+        """The rows of a sample, whose i-th segment shows clips[i].
+
+        Raises RenderError when the counts differ, when a row is longer than max_tokens, or when a text holds special
+        tokens.
+        """
+        segments = [event for event in sample.events if isinstance(event, Segment)]
+        if len(segments) != len(clips):
+            raise RenderError(
+                f"sample {sample.id}: {len(segments)} segments but {len(clips)} clips: they must be equal"
+            )
+        if self.config.layout == "recurrent":
+            rows = self._recurrent(sample, clips)
+        elif self.config.layout == "recurrent_packed":
+            rows = self._recurrent_packed(sample, clips)
+        else:
+            rows = [self._stream(sample, clips)]
+        limit = self.config.max_tokens
+        for row in rows:
+            if limit is not None and len(row) > limit:
+                raise RenderError(
+                    f"sample {sample.id}: a row of {len(row)} tokens exceeds max_tokens {limit}; cut the sample at a "
+                    f"segment (or lower the pixels a frame): a cut inside it could split a vision span"
+                )
+        return rows
+
+    def received_end(self, sample: Sample, clips: Sequence[ClipShape]) -> int:
+        """First position after everything that the main timeline of a sample receives (batch scheme)."""
+        pieces = list(self.system().pieces)
+        i = 0
+        for event in sample.events:
+            if isinstance(event, Segment):
+                pieces += self.received(clips[i], event, None).pieces
+                i += 1
+            elif isinstance(event, Query) and self.config.queries == "kept":
+                pieces += self.received(None, None, event).pieces
+        return place(pieces, 0)[1]
+
+    def scheme(self, received_end: int | None = None) -> Interleaved:
+        return make_scheme(self.config.scheme, received_end, **self.config.scheme_params)
+
+    def _stream(self, sample: Sample, clips: Sequence[ClipShape]) -> TokenRow:
+        """interleaved and split: one growing stream; a branch is a query turn that later tokens do not see."""
+        config = self.config
+        split = config.layout == "split"
+        end = self.received_end(sample, clips) if config.scheme == "batch" else None
+        numbering = Numbering(self.scheme(end))
+        writer = RowWriter(numbering)
+        if sample.memory:
+            raise RenderError(
+                f"sample {sample.id}: text memory cannot be given to layout {config.layout!r}; use recurrent"
+            )
+        writer.write(self.system(), RECEIVED)
+        spoke = False  # a boundary token stands at the end of the stream that is written next
+        turns = branches = 0
+        queries: dict[str, Query] = {}
+
+        def lead(chunk: Chunk) -> Chunk:
+            return Chunk.join(self.follow(), chunk) if spoke else chunk
+
+        def receive(chunk: Chunk, **where: int) -> None:
+            nonlocal spoke
+            writer.write(chunk if split else lead(chunk), RECEIVED, **where)
+            spoke = spoke and split
+
+        def generate(text: str, role: Role, where: str, branch: int) -> None:
+            nonlocal spoke
+            writer.write(lead(self.prefix()), GENERATED, branch=branch)
+            writer.write(self.generated(text, role, where), GENERATED, branch=branch)
+            spoke = True
+
+        for i, event in enumerate(sample.events):
+            where = f"sample {sample.id}, events[{i}]"
+            if isinstance(event, Segment):
+                numbering.unit, numbering.now = turns, numbering.now + 1
+                turns += 1
+                chunk = self.received(clips[numbering.now], event, None)
+                receive(chunk, segment=numbering.now, clip=numbering.now)
+            elif isinstance(event, Query):
+                queries[event.id] = event
+                if config.queries == "kept":
+                    numbering.unit = turns
+                    turns += 1
+                    receive(self.received(None, None, event))
+            elif isinstance(event, Thought) or (isinstance(event, Silence) and event.query is None):
+                generate(event.text if isinstance(event, Thought) else "", Role.THOUGHT, where, 0)
+            else:
+                text = event.text if isinstance(event, Answer) else ""
+                if config.queries == "kept":
+                    generate(text, Role.ANSWER, where, 0)
+                    continue
+                branches += 1
+                mark, before = numbering.mark(), spoke
+                receive(self.received(None, None, queries[str(event.query)]), branch=branches)
+                generate(text, Role.ANSWER, where, branches)
+                numbering.reset(mark)
+                spoke = before
+        return self._finish(sample, clips, writer)
+
+    def _turns(self, sample: Sample) -> list[tuple[int, Query | None, str, Role, str]]:
+        """The turns of the recurrent layouts: (segment ordinal or -1, query, text, role, where)."""
+        turns: list[tuple[int, Query | None, str, Role, str]] = []
+        now = -1
+        queries: dict[str, Query] = {}
+        for i, event in enumerate(sample.events):
+            where = f"sample {sample.id}, events[{i}]"
+            if isinstance(event, Segment):
+                now += 1
+            elif isinstance(event, Query):
+                queries[event.id] = event
+            elif isinstance(event, Thought) or (isinstance(event, Silence) and event.query is None):
+                turns.append((now, None, event.text if isinstance(event, Thought) else "", Role.THOUGHT, where))
+            else:
+                text = event.text if isinstance(event, Answer) else ""
+                turns.append((now, queries[str(event.query)], text, Role.ANSWER, where))
+        return turns
+
+    def turn_prompt(self, shape: ClipShape | None, segment: Segment | None, query: Query | None) -> Chunk:
+        """What a recurrent turn adds to the text memory: its close, the current segment, the query, the prefix."""
+        return Chunk.join(self.memory_close(), self.received(shape, segment, query), self.prefix())
+
+    def memory(self) -> TextMemory:
+        return TextMemory(self.config.memory_tokens)
+
+    def _recurrent_packed(self, sample: Sample, clips: Sequence[ClipShape]) -> list[TokenRow]:
+        """Each thought is written twice: generated (loss, sees its segment) and as a memory copy (text alone)."""
+        segments = [event for event in sample.events if isinstance(event, Segment)]
+        memory = self.memory()
+        if sample.memory:
+            memory.add(self.memory_given(sample.memory))
+        rows: list[TokenRow] = []
+
+        def start() -> RowWriter:
+            writer = RowWriter(Numbering(self.scheme()))
+            writer.write(Chunk.join(self.system(), self.memory_open(), *memory.entries), RECEIVED)
+            return writer
+
+        writer = start()
+        turn = 0
+        for now, query, text, role, where in self._turns(sample):
+            numbering = writer.numbering
+            mark = numbering.mark()
+            shape, segment = (clips[now], segments[now]) if now >= 0 else (None, None)
+            numbering.now = now
+            writer.write(self.turn_prompt(shape, segment, query), RECEIVED, segment=now, clip=now, turn=turn)
+            writer.write(self.generated(text, role, where), GENERATED, turn=turn)
+            numbering.reset(mark)
+            turn += 1
+            if role == Role.THOUGHT and text:
+                if segment is None:
+                    raise RenderError(f"{where}: a thought before the first segment has nothing to think about")
+                entry = self.memory_entry(text, segment)
+                if memory.add(entry):  # FIFO took something away: the prefix changed, so a new row starts
+                    rows.append(self._finish(sample, clips, writer))
+                    writer = start()
+                else:
+                    writer.write(entry, RECEIVED)
+        if any(part[1].learn.any() for part in writer.parts):
+            rows.append(self._finish(sample, clips, writer))
+        return rows
+
+    def _recurrent(self, sample: Sample, clips: Sequence[ClipShape]) -> list[TokenRow]:
+        """One row a turn: the prompt that inference sees."""
+        segments = [event for event in sample.events if isinstance(event, Segment)]
+        memory = self.memory()
+        if sample.memory:
+            memory.add(self.memory_given(sample.memory))
+        rows = []
+        for now, query, text, role, where in self._turns(sample):
+            writer = RowWriter(Numbering(self.scheme()))
+            shape, segment = (clips[now], segments[now]) if now >= 0 else (None, None)
+            writer.write(Chunk.join(self.system(), self.memory_open(), *memory.entries), RECEIVED)
+            writer.numbering.now = now
+            writer.write(self.turn_prompt(shape, segment, query), RECEIVED, segment=now, clip=now)
+            writer.write(self.generated(text, role, where), GENERATED)
+            rows.append(self._finish(sample, clips, writer))
+            if role == Role.THOUGHT and text:
+                if segment is None:
+                    raise RenderError(f"{where}: a thought before the first segment has nothing to think about")
+                memory.add(self.memory_entry(text, segment))
+        return rows
+
+    def _finish(self, sample: Sample, clips: Sequence[ClipShape], writer: RowWriter) -> TokenRow:
+        parts = writer.parts
+        if self.config.layout == "split":
+            parts = [p for p in parts if p[0] == RECEIVED] + [p for p in parts if p[0] == GENERATED]
+        used: list[int] = []
+        offsets: dict[int, int] = {}
+        total = 0
+        visual_index = []
+        for _, chunk, _, clip in parts:
+            local = np.full(len(chunk), -1, np.int64)
+            pads = chunk.roles == Role.VISION
+            if pads.any():
+                if clip not in offsets:
+                    offsets[clip] = total
+                    used.append(clip)
+                    total += self.spec.merged(clips[clip]).tokens
+                local[pads] = offsets[clip] + np.arange(int(pads.sum()))
+            visual_index.append(local)
+        meta = {name: np.concatenate([p[2][name] for p in parts]) for name in FIELDS}
+        ids = np.concatenate([p[1].ids for p in parts])
+        roles = np.concatenate([p[1].roles for p in parts])
+        learn = np.concatenate([p[1].learn for p in parts])
+        meta["index"] = np.arange(len(ids), dtype=np.int32)
+        meta["next_unit"] = _next_unit(meta)
+        weights = np.where(roles == Role.THOUGHT, self.config.thought_weight, self.config.answer_weight)
+        return TokenRow(
+            sample_id=sample.id,
+            input_ids=ids,
+            labels=np.where(learn, ids, IGNORE),
+            loss_weight=np.where(learn, weights, 0.0).astype(np.float32),
+            roles=roles,
+            visual_index=np.concatenate(visual_index),
+            positions=np.concatenate([p[2]["positions"] for p in parts], axis=1),
+            meta=meta,
+            clips=tuple(used),
+            grids=tuple(clips[c].grid for c in used),
+        )
+
+
+def _next_unit(meta: Mapping[str, np.ndarray]) -> np.ndarray:
+    """unit of the next generated token of the row; the last one keeps its own."""
+    unit, generated = meta["unit"], meta["stream"] == GENERATED
+    following = np.append(unit[1:], unit[-1:])
+    return np.where(generated, following, unit).astype(np.int32)
+
+
+MARKS = (VISION_START, VISION_END)

@@ -1,0 +1,457 @@
+"""StreamSession: a model watches a video as it arrives, thinks, and is asked at any time.
+
+Training needs the mask; inference needs only cache discipline. What a token may see is what the two caches (received,
+generated) hold when it is written; the rule also says when the boundary token of a generated turn is written, before or
+after the next read (whilst.visibility.RULES). The one-pass masked forward over the rendered row gives the same logits
+(tests/whilst/test_equivalence.py).
+
+`StreamBatch` runs B independent streams in step; `StreamSession` is one stream. Sequential: reading waits for writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from whilst.backbones.base import Backbone, ClipShape, Features
+from whilst.memory import TextMemory, TwoStreamCache
+from whilst.render import Chunk, Numbering, Renderer, Role
+from whilst.sample import Query, Segment
+from whilst.visibility import FIELDS, GENERATED, RECEIVED, Rule, Tokens
+
+
+class RuntimeStateError(RuntimeError):
+    """A call that the state of the session does not allow, e.g. thinking before anything was watched."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A clip as the session takes it: its span, its shape for the renderer, its features."""
+
+    segment: Segment
+    shape: ClipShape
+    features: Features
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A generated text. `finished`: the boundary token was sampled, not cut by the token limit."""
+
+    text: str
+    ids: tuple[int, ...]
+    finished: bool
+
+
+# (scores (B, V), active rows) -> one token a row; what it returns for a row that is not active is not used
+Sampler = Callable[[torch.Tensor, Sequence[bool]], Sequence[int]]
+
+
+def greedy(scores: torch.Tensor, active: Sequence[bool]) -> Sequence[int]:
+    """The most likely token of each row."""
+    return [int(token) for token in scores.argmax(-1)]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A chunk with its numbers (metadata (n,) and positions (3, n)) and the features of its visual tokens."""
+
+    chunk: Chunk
+    numbers: dict[str, np.ndarray]
+    features: Features | None = None
+
+    def cut(self, start: int, stop: int) -> Written:
+        chunk = self.chunk
+        part = Chunk(
+            *(a[start:stop] for a in (chunk.ids, chunk.roles, chunk.learn, chunk.visual, chunk.visual_end)), ()
+        )
+        pads = chunk.roles == Role.VISION
+        first, last = int(pads[:start].sum()), int(pads[:stop].sum())
+        features = self.features.take(torch.arange(first, last)) if self.features is not None else None
+        return Written(part, {name: value[..., start:stop] for name, value in self.numbers.items()}, features)
+
+
+def encode_clips(
+    backbone: Backbone, clips: Sequence[tuple[Segment, np.ndarray, Sequence[float]]], fps: float
+) -> list[View]:
+    """Clips (segment, images (T, H, W, 3) uint8, times (T,) s) -> views; frames become features once."""
+    if not clips:
+        return []
+    shapes = [backbone.spec.shape(times, images.shape[1], images.shape[2], fps) for _, images, times in clips]
+    with torch.no_grad():
+        pixels = torch.cat([backbone.spec.patchify(images) for _, images, _ in clips])
+        features = backbone.encode(pixels, torch.tensor([shape.grid for shape in shapes]))
+    parts = features.split([backbone.spec.merged(shape).tokens for shape in shapes])
+    return [View(clip[0], shape, part) for clip, shape, part in zip(clips, shapes, parts, strict=True)]
+
+
+class StreamBatch:
+    """B streams in step on shared buffers. A row that takes no part in a step passes None; its slots stay invalid."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        renderer: Renderer,
+        size: int,
+        *,
+        sampler: Sampler = greedy,
+        received_ends: Sequence[int] | None = None,
+        read_tokens: int | None = None,
+    ) -> None:
+        """received_ends: see positions.Batch. read_tokens: most tokens that one forward reads; None: a turn at once."""
+        self.backbone, self.renderer, self.size = backbone, renderer, size
+        self.sampler, self.read_tokens = sampler, read_tokens
+        config = renderer.config
+        self.recurrent = config.layout.startswith("recurrent")
+        self.split = config.layout == "split"
+        # split and recurrent streams see all that their caches hold; only a growing interleaved stream hides by rule
+        self.rule = renderer.rule if config.layout == "interleaved" else Rule("causal")
+        self.hold_boundary = renderer.rule.kind.boundary == "after"
+        ends: Sequence[int | None] = received_ends if received_ends is not None else [None] * size
+        self.numbering = [Numbering(renderer.scheme(end)) for end in ends]
+        self.memories: list[TextMemory] = [renderer.memory() for _ in range(size)]
+        self.current: list[View | None] = [None] * size
+        self.turns = [0] * size
+        self.spoke = [False] * size  # a boundary token ends the stream that is written next
+        self.pending: list[Written | None] = [None] * size  # the held boundary token (row_shift)
+        layers = backbone.core.config.get_text_config().num_hidden_layers
+        self.cache = TwoStreamCache(layers, received_alone=self.split)
+        self.meta: list[list[torch.Tensor]] = [[], []]  # per stream: blocks (F + 1, B, n); the last field is validity
+        self.logits = torch.zeros(size, 0)
+        prefix = renderer.system()
+        self._feed([prefix] * size, RECEIVED)
+        if self.recurrent:
+            self._feed([renderer.memory_open()] * size, RECEIVED)
+
+    # --- what a stream can do ---------------------------------------------------------------------------------------
+
+    def remember(self, texts: Sequence[str | None]) -> None:
+        """Text memory that the streams start with (recurrent layouts)."""
+        self._must_be_recurrent("text memory")
+        chunks = [self.renderer.memory_given(text) if text else None for text in texts]
+        self._keep(chunks)
+
+    def watch(self, views: Sequence[View | None]) -> None:
+        """A segment has arrived on each stream that passes a view."""
+        chunks: list[Chunk | None] = [None] * self.size
+        for b, view in enumerate(views):
+            if view is None:
+                continue
+            self.current[b] = view
+            self.numbering[b].now += 1
+            self.numbering[b].unit = self.turns[b]
+            self.turns[b] += 1
+            if not self.recurrent:
+                chunks[b] = self._lead(b, self.renderer.received(view.shape, view.segment, None), RECEIVED)
+        if not self.recurrent:
+            self._feed(chunks, RECEIVED, views=views, segment=True)
+
+    def think(self, rows: Sequence[bool], limit: int) -> list[Generated | None]:
+        """One thought about the segment that has just arrived, at most `limit` tokens, on each chosen stream."""
+        missing = [b for b, row in enumerate(rows) if row and self.current[b] is None]
+        if missing:
+            raise RuntimeStateError(f"stream {missing[0]}: think() before any segment was watched")
+        if not self.recurrent:
+            return self._generate(rows, Role.THOUGHT, limit)
+        mark = self._leave()
+        self._turn(rows, [None] * self.size)
+        thoughts = self._generate(rows, Role.THOUGHT, limit, closed=False)
+        self._return(mark)
+        self._keep([self._entry(b, thought) for b, thought in enumerate(thoughts)])
+        return thoughts
+
+    def ask(self, queries: Sequence[Query | None], limit: int) -> list[Generated | None]:
+        """Ask on each stream that passes a query, and get its answer."""
+        rows = [query is not None for query in queries]
+        config = self.renderer.config
+        if config.queries == "kept":
+            chunks: list[Chunk | None] = [None] * self.size
+            for b, query in enumerate(queries):
+                if query is not None:
+                    self.numbering[b].unit = self.turns[b]
+                    self.turns[b] += 1
+                    chunks[b] = self._lead(b, self.renderer.received(None, None, query), RECEIVED)
+            self._feed(chunks, RECEIVED)
+            return self._generate(rows, Role.ANSWER, limit)
+        mark = self._leave()
+        if self.recurrent:
+            self._turn(rows, queries)
+        else:
+            chunks = [
+                None if query is None else self._lead(b, self.renderer.received(None, None, query), RECEIVED)
+                for b, query in enumerate(queries)
+            ]
+            self._feed(chunks, RECEIVED)
+        answers = self._generate(rows, Role.ANSWER, limit, closed=False)
+        self._return(mark)
+        return answers
+
+    def respond(self, rows: Sequence[bool], limit: int) -> list[Generated | None]:
+        """A further generated turn on kept streams, e.g. to an earlier query."""
+        self._must_not_be_recurrent("respond")
+        return self._generate(rows, Role.ANSWER, limit)
+
+    def forget(self) -> None:
+        """Empty the text memory (control: thoughts dropped)."""
+        self.replace_memory([[] for _ in range(self.size)])
+
+    def memory_entries(self) -> list[list[Chunk]]:
+        return [list(memory.entries) for memory in self.memories]
+
+    def replace_memory(self, entries: Sequence[Sequence[Chunk]]) -> None:
+        """Put other entries into the text memory (control: thoughts swapped). KV memory cannot be swapped: it raises."""
+        self._must_be_recurrent("swapping or dropping thoughts")
+        for memory, new in zip(self.memories, entries, strict=True):
+            memory.entries = list(new)
+        self._rebuild()
+
+    # --- text memory ------------------------------------------------------------------------------------------------
+
+    def _must_be_recurrent(self, what: str) -> None:
+        if not self.recurrent:
+            raise RuntimeStateError(
+                f"{what} needs text memory (layout recurrent); layout {self.renderer.config.layout!r} keeps keys and "
+                f"values, which also carry what they saw"
+            )
+
+    def _must_not_be_recurrent(self, what: str) -> None:
+        if self.recurrent:
+            raise RuntimeStateError(f"{what} needs a growing stream; a recurrent turn ends with its reply")
+
+    def _entry(self, b: int, thought: Generated | None) -> Chunk | None:
+        view = self.current[b]
+        return self.renderer.memory_entry(thought.text, view.segment) if thought and thought.text and view else None
+
+    def _keep(self, chunks: Sequence[Chunk | None]) -> None:
+        evicted = [self.memories[b].add(chunk) for b, chunk in enumerate(chunks) if chunk is not None]
+        if any(evicted):
+            self._rebuild()
+        elif evicted:
+            self._feed(chunks, RECEIVED)
+
+    def _rebuild(self) -> None:
+        """Read the text memory anew: its beginning changed."""
+        self.cache.truncate((0, 0))
+        self.meta = [[], []]
+        for b in range(self.size):
+            now, unit = self.numbering[b].now, self.numbering[b].unit
+            self.numbering[b] = Numbering(self.renderer.scheme())
+            self.numbering[b].now, self.numbering[b].unit = now, unit
+        prefix = Chunk.join(self.renderer.system(), self.renderer.memory_open())
+        self._feed([Chunk.join(prefix, *memory.entries) for memory in self.memories], RECEIVED)
+
+    def _turn(self, rows: Sequence[bool], queries: Sequence[Query | None]) -> None:
+        chunks: list[Chunk | None] = [None] * self.size
+        for b, row in enumerate(rows):
+            if row:
+                view = self.current[b]
+                shape, segment = (view.shape, view.segment) if view else (None, None)
+                chunks[b] = self.renderer.turn_prompt(shape, segment, queries[b])
+        self._feed(chunks, RECEIVED, views=self.current)
+
+    # --- streams ----------------------------------------------------------------------------------------------------
+
+    def _leave(self) -> tuple[Any, ...]:
+        """Where the main timeline stands, before a branch or a turn."""
+        return (
+            self.cache.lengths(),
+            [list(blocks) for blocks in self.meta],
+            [numbering.mark() for numbering in self.numbering],
+            list(self.spoke),
+        )
+
+    def _return(self, mark: tuple[Any, ...]) -> None:
+        lengths, self.meta, marks, self.spoke = mark
+        self.cache.truncate(lengths)
+        for numbering, numbers in zip(self.numbering, marks, strict=True):
+            numbering.reset(numbers)
+
+    def _lead(self, b: int, chunk: Chunk, stream: int) -> Chunk:
+        """After a boundary token, `follow` is written first; in a split layout only before generated turns."""
+        if not self.spoke[b] or (self.split and stream == RECEIVED):
+            return chunk
+        if not self.split:
+            self.spoke[b] = False
+        return Chunk.join(self.renderer.follow(), chunk)
+
+    def _prefix(self, rows: Sequence[bool]) -> None:
+        """Open a generated turn: the held boundary token if there is one, then the prefix."""
+        held = [pending if row else None for pending, row in zip(self.pending, rows, strict=True)]
+        for b, pending in enumerate(held):
+            if pending is not None:  # it keeps its position; it is written now, so it sees what has been read since
+                index = np.array([self.numbering[b].index], np.int32)
+                self.numbering[b].index += 1
+                held[b] = Written(pending.chunk, {**pending.numbers, "index": index})
+                self.pending[b] = None
+        self._write(held, GENERATED)
+        prefix = self.renderer.prefix()
+        self._feed([self._lead(b, prefix, GENERATED) if row else None for b, row in enumerate(rows)], GENERATED)
+
+    def _generate(self, rows: Sequence[bool], role: Role, limit: int, *, closed: bool = True) -> list[Generated | None]:
+        """Text on the chosen rows, at most `limit` tokens with the boundary token.
+
+        closed: the boundary token is written too, since the stream goes on.
+        """
+        if not any(rows):
+            return [None] * self.size
+        if not self.recurrent:
+            self._prefix(rows)
+        said: list[list[int]] = [[] for _ in rows]
+        active, finished = list(rows), [False] * self.size
+        for step in range(limit):
+            scores = self.logits.clone()
+            scores[:, list(self.backbone.banned)] = -torch.inf
+            chosen = self.sampler(scores, active)
+            chunks: list[Chunk | None] = [None] * self.size
+            for b in range(self.size):
+                if active[b] and chosen[b] == self.renderer.boundary:
+                    active[b], finished[b] = False, True
+                elif active[b]:
+                    said[b].append(int(chosen[b]))
+                    chunks[b] = self.renderer.tokens([int(chosen[b])], role)
+            if not any(active) or (step + 1 == limit and not closed):
+                break
+            self._feed(chunks, GENERATED)
+        if closed:
+            self._close(rows, role)
+        decode = self.backbone.tokenizer.decode
+        return [Generated(decode(said[b]), tuple(said[b]), finished[b]) if row else None for b, row in enumerate(rows)]
+
+    def _close(self, rows: Sequence[bool], role: Role) -> None:
+        """Write the boundary token, now or (row_shift) after the next read. Its position is fixed now."""
+        boundary = self.renderer.tokens([self.renderer.boundary], role)
+        stamped = [self._stamp(b, boundary, GENERATED) if row else None for b, row in enumerate(rows)]
+        self.spoke = [spoke or row for spoke, row in zip(self.spoke, rows, strict=True)]
+        if self.hold_boundary:
+            self.pending = [new or old for new, old in zip(stamped, self.pending, strict=True)]
+        else:
+            self._write(stamped, GENERATED)
+
+    def _stamp(
+        self, b: int, chunk: Chunk | None, stream: int, view: View | None = None, segment: int = -1
+    ) -> Written | None:
+        if chunk is None or len(chunk) == 0:
+            return None
+        return Written(
+            chunk, self.numbering[b].stamp(chunk, stream, segment=segment), view.features if view is not None else None
+        )
+
+    def _feed(
+        self,
+        chunks: Sequence[Chunk | None],
+        stream: int,
+        *,
+        views: Sequence[View | None] | None = None,
+        segment: bool = False,
+    ) -> None:
+        """Number one chunk a stream (None: nothing) and write them; segment: they are hidden with the current segment."""
+        shown = views if views is not None else [None] * self.size
+        written = [
+            self._stamp(b, chunk, stream, shown[b], self.numbering[b].now if segment else -1)
+            for b, chunk in enumerate(chunks)
+        ]
+        n = max((len(w.chunk) for w in written if w is not None), default=0)
+        step = self.read_tokens or max(n, 1)
+        for start in range(0, n, step):
+            self._write([w.cut(start, start + step) if w is not None else None for w in written], stream)
+
+    @torch.no_grad()
+    def _write(self, written: Sequence[Written | None], stream: int) -> None:
+        """One forward: append to the received or the generated cache, and keep the logits of each row's last token."""
+        n = max((len(w.chunk) for w in written if w is not None), default=0)
+        if n == 0:
+            return
+        ids = torch.zeros(self.size, n, dtype=torch.long)
+        positions = torch.zeros(3, self.size, n, dtype=torch.long)
+        meta = torch.zeros(len(FIELDS) + 1, self.size, n, dtype=torch.int32)
+        meta[FIELDS.index("index")] = -1
+        visual_mask = torch.zeros(self.size, n, dtype=torch.bool)
+        features: list[Features] = []
+        for b, w in enumerate(written):
+            if w is None:
+                continue
+            size = len(w.chunk)
+            ids[b, :size] = torch.from_numpy(w.chunk.ids)
+            positions[:, b, :size] = torch.from_numpy(np.array(w.numbers["positions"]))
+            meta[:-1, b, :size] = torch.from_numpy(np.stack([w.numbers[name] for name in FIELDS]))
+            meta[-1, b, :size] = 1
+            visual_mask[b, :size] = torch.from_numpy(w.chunk.roles == Role.VISION)
+            if w.features is not None:
+                features.append(w.features)
+        self.meta[stream].append(meta)
+        alone = stream == RECEIVED and self.split
+        keys = torch.cat(self.meta[RECEIVED] if alone else self.meta[RECEIVED] + self.meta[GENERATED], dim=2)
+        queries = Tokens(dict(zip(FIELDS, meta[:-1, :, :, None], strict=True)))
+        columns = Tokens(dict(zip(FIELDS, keys[:-1, :, None, :], strict=True)))
+        mask = self.rule.allowed(queries, columns) & (keys[-1, :, None, :] > 0)
+        mask |= (meta[-1, :, :, None] == 0) & (columns.index == -1)  # padding sees padding: finite rows of no use
+        self.cache.write_to(stream)
+        device = self.backbone.device
+        hidden = self.backbone.hidden(
+            ids.to(device),
+            positions.to(device),
+            mask[:, None].to(device),
+            visual_mask.to(device),
+            Features.cat(features) if features else None,
+            self.cache,
+        )
+        lengths = meta[-1].sum(-1)
+        logits = self.backbone.logits(hidden[torch.arange(self.size), (lengths - 1).clamp(min=0)]).float().cpu()
+        if self.logits.shape[1] == 0:
+            self.logits = logits
+        self.logits = torch.where((lengths > 0)[:, None], logits, self.logits)
+
+
+class StreamSession:
+    """One stream. `watch` a clip, `think` about it, `ask` at any time; several queries may be asked mid-stream."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        renderer: Renderer,
+        *,
+        fps: float,
+        thought_tokens: int = 64,
+        answer_tokens: int = 64,
+        received_end: int | None = None,
+    ) -> None:
+        ends = None if received_end is None else [received_end]
+        self.batch = StreamBatch(backbone, renderer, 1, received_ends=ends)
+        self.backbone, self.fps = backbone, fps
+        self.thought_tokens, self.answer_tokens = thought_tokens, answer_tokens
+        self.time = 0.0
+        self._asked = 0
+
+    def watch(self, images: np.ndarray, times: Sequence[float], end: float) -> None:
+        """A segment of frames (T, H, W, 3) uint8 at `times` (T,) s arrives at time `end` (s)."""
+        if not len(times) or len(times) != len(images):
+            raise RuntimeStateError(
+                f"watch() got {len(images)} frames and {len(times)} times: one time a frame, at least one"
+            )
+        if end < self.time:
+            raise RuntimeStateError(f"watch() at {end:.3f} s, but the stream is already at {self.time:.3f} s")
+        view = encode_clips(self.backbone, [(Segment(times[0], end), images, times)], self.fps)[0]
+        self.time = end
+        self.batch.watch([view])
+
+    def think(self) -> Generated:
+        """The thought about the segment that has just arrived."""
+        (thought,) = self.batch.think([True], self.thought_tokens)
+        assert thought is not None
+        return thought
+
+    def ask(self, text: str, time: float | None = None) -> Generated:
+        """The answer to a query, now."""
+        self._asked += 1
+        query = Query(id=f"ask-{self._asked}", time=self.time if time is None else time, text=text)
+        (answer,) = self.batch.ask([query], self.answer_tokens)
+        assert answer is not None
+        return answer
+
+    @property
+    def memory(self) -> list[str]:
+        """The text memory, entry by entry."""
+        return [self.backbone.tokenizer.decode(entry.ids.tolist()) for entry in self.batch.memories[0].entries]

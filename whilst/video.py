@@ -1,0 +1,483 @@
+"""Video in and out: a clock, not a list of frames.
+
+A video is read at *ticks*, `start + i / fps` seconds on the video's own clock (its first frame is at 0), and every
+tick takes the frame that is on screen at that instant: the last one whose timestamp is not after the tick. A frame is
+therefore never seen before it exists, at any rate, whether or not the video's own rate is constant.
+
+    info = probe("street.mp4")
+    frames = read_frames("street.mp4", fps=2.0, start=10.0, end=20.0)
+    for time, image in stream_frames("street.mp4", fps=2.0): ...
+
+A source is a video file, a folder of images with a `frames.json` that gives their rate (`{"fps": 2.0}`), or `Frames`
+already in memory. Reading a range seeks to the keyframe before it and stops after its last tick. One video is decoded by
+one thread: many videos are decoded by many processes.
+"""
+
+import heapq
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from PIL import Image, UnidentifiedImageError
+
+Source = str | os.PathLike[str]
+
+EPSILON = 1e-6  # seconds: two times closer than this are one time; floats are no better after a few divisions
+ROUNDED_END = 0.05  # seconds that a range may pass the video's end by: annotations round durations
+MISSING_END = 0.5  # seconds a file may lack at its end before it counts as truncated: headers round too
+STEADY = 0.002  # seconds by which frame intervals of a constant rate may differ: Matroska stores milliseconds
+REORDER = 8  # frames looked ahead to put timestamps in order: AVI and broken MP4 files stamp frames in decoding order
+HOP = 1.0  # seconds between ticks from which on it pays to look for a keyframe in between
+
+LOSSLESS_X264: Mapping[str, str] = {"preset": "ultrafast", "qp": "0"}
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+NOT_VIDEO_FORMATS = ("image2", "tty")  # FFmpeg opens a single picture and even a text file as a "video"
+
+
+class VideoError(ValueError):
+    """A video that cannot be read as asked. The message names the file and the fix."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video is: `duration` in seconds, `fps` the average rate, sizes in pixels as displayed (after rotation)."""
+
+    path: str
+    duration: float
+    fps: float
+    width: int
+    height: int
+    variable_rate: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Pictures with the instants at which they were taken.
+
+    images: (T, H, W, 3) uint8, RGB.
+    times:  (T,) float64, seconds on the video's clock, strictly increasing: the ticks. All cutting goes by them, so a
+            1 s segment read at 1 fps holds one frame even where the video runs at 29.97 fps.
+    pts:    (T,) float64, seconds: the true timestamp of each picture, pts <= times; one picture may serve many ticks.
+            Left out, it is `times`.
+    """
+
+    images: np.ndarray
+    times: np.ndarray
+    pts: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    def __post_init__(self) -> None:
+        times = np.asarray(self.times, dtype=np.float64)
+        pts = np.asarray(self.pts, dtype=np.float64)
+        pts = times if len(pts) == 0 else pts
+        shape = self.images.shape
+        if self.images.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
+            raise VideoError(f"Frames.images must be (T, H, W, 3) uint8, not {shape} {self.images.dtype}")
+        if times.shape != (shape[0],) or pts.shape != (shape[0],):
+            raise VideoError(f"Frames of {shape[0]} images need as many times and pts, not {times.shape}, {pts.shape}")
+        if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+            raise VideoError(f"Frames.times must be finite and strictly increasing seconds, not {times}")
+        object.__setattr__(self, "times", times)
+        object.__setattr__(self, "pts", pts)
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def take(self, first: int, last: int) -> "Frames":
+        """The frames with indices first..last-1, as views."""
+        return Frames(self.images[first:last], self.times[first:last], self.pts[first:last])
+
+    def slice(self, start: float, end: float) -> "Frames":
+        """The frames with start <= time < end, in seconds; possibly none."""
+        first, last = np.searchsorted(self.times, (start - EPSILON, end - EPSILON))
+        return self.take(int(first), int(last))
+
+    @staticmethod
+    def concat(parts: Sequence["Frames"]) -> "Frames":
+        """The parts one after the other; VideoError if their sizes differ or their times do not increase."""
+        if len({part.images.shape[1:] for part in parts}) != 1:
+            raise VideoError(f"Frames.concat needs parts of one size, not {[part.images.shape for part in parts]}")
+        arrays = ((part.images, part.times, part.pts) for part in parts)
+        return Frames(*(np.concatenate(arrays_of_one_kind) for arrays_of_one_kind in zip(*arrays)))
+
+
+def read_frames(source: Source | Frames, fps: float, start: float = 0.0, end: float | None = None) -> Frames:
+    """The frames on screen at the ticks start + i / fps < end (seconds); without `end`, to the end of the video.
+
+    Raises VideoError for a source that is missing, empty, truncated, damaged, not a video or without pictures, for
+    fps <= 0, and for a range outside the video.
+    """
+    ticks, pts, images = [], [], []
+    for tick, stamp, image in _sample(source, fps, start, end):
+        ticks.append(tick)
+        pts.append(stamp)
+        images.append(image)
+    return Frames(np.stack(images), np.array(ticks), np.array(pts))
+
+
+def stream_frames(
+    source: Source | Frames, fps: float, start: float = 0.0, end: float | None = None
+) -> Iterator[tuple[float, np.ndarray]]:
+    """The (time, image) pairs of `read_frames`, decoded one at a time as they are asked for; image (H, W, 3) uint8.
+
+    Raises what `read_frames` raises, when the frame concerned is asked for.
+    """
+    for tick, _, image in _sample(source, fps, start, end):
+        yield tick, image
+
+
+def probe(path: Source) -> VideoInfo:
+    """Duration, rate and size of a video file or a folder of images; VideoError as in `read_frames`.
+
+    Exact without reading an MP4 through, because its index holds every frame; other containers are read, not decoded.
+    """
+    if Path(path).is_dir():
+        images, fps = _folder(Path(path))
+        height, width, _ = _load_image(images[0]).shape
+        return VideoInfo(str(path), len(images) / fps, fps, width, height, variable_rate=False)
+    with _opened(path) as (container, stream):
+        _, first = next(_decoded(path, container, stream))
+        height, width, _ = _rgb(first, VideoReformatter()).shape
+        base = _time_base(stream)
+        stamps, last = _packet_stamps(container, stream)
+        declared = _declared_duration(container, stream)
+        intervals = np.diff(stamps) * base
+        duration = declared if declared is not None else (stamps[-1] + last - stamps[0]) * base
+        fps = 1.0 / float(intervals.mean()) if len(intervals) else 1.0 / duration
+        variable = len(intervals) > 0 and float(np.ptp(intervals)) > STEADY
+        return VideoInfo(str(path), float(duration), fps, width, height, variable)
+
+
+def write_video(
+    path: Source,
+    images: Iterable[np.ndarray],
+    fps: float,
+    *,
+    codec: str = "libx264",
+    pixel_format: str = "yuv444p",
+    options: Mapping[str, str] = LOSSLESS_X264,
+) -> None:
+    """Write (T, H, W, 3) uint8 RGB images at a constant rate; the file's suffix chooses the container.
+
+    The default keeps every pixel to within rounding (about 1 of 255) and is made for small synthetic frames; for another
+    codec give its own `options` and, where it has no full-resolution chroma, pixel_format="yuv420p".
+    """
+    _check_fps(fps)
+    image: np.ndarray | None = None
+    try:
+        with av.open(os.fspath(path), "w") as container:
+            rate = Fraction(fps).limit_denominator(1001)
+            stream = container.add_stream(codec, rate=rate, options=dict(options))
+            assert isinstance(stream, VideoStream)
+            for image in images:
+                if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                    raise VideoError(f"{path}: images must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
+                if not stream.codec_context.is_open:
+                    stream.height, stream.width, stream.pix_fmt = image.shape[0], image.shape[1], pixel_format
+                    stream.codec_context.thread_count = 1
+                elif image.shape[:2] != (stream.height, stream.width):
+                    raise VideoError(f"{path}: image sizes differ: {image.shape[:2]} {(stream.height, stream.width)}")
+                container.mux(stream.encode(VideoFrame.from_ndarray(image, format="rgb24")))
+            if image is None:
+                raise VideoError(f"{path}: a video needs at least one image")
+            container.mux(stream.encode())
+    except (av.FFmpegError, av.codec.codec.UnknownCodecError) as error:
+        raise VideoError(
+            f"{path}: cannot be written as {codec} {pixel_format} with {dict(options)}: {error}"
+        ) from error
+
+
+# Ticks ----------------------------------------------------------------------------------------------------------------
+
+
+def _check_fps(fps: float) -> None:
+    if not (math.isfinite(fps) and fps > 0):
+        raise VideoError(f"fps must be a positive number of frames per second, not {fps}")
+
+
+def _check_range(name: object, start: float, end: float | None, duration: float | None) -> None:
+    """`duration` is None where the file does not say."""
+    asked = f"{name}: the range [{start}, {'end' if end is None else end}) s"
+    if not (math.isfinite(start) and start >= 0.0 and (end is None or math.isfinite(end))):
+        raise VideoError(f"{asked} must be finite seconds from 0.0 on")
+    if end is not None and end <= start:
+        raise VideoError(f"{asked} is empty: its end must be after its start")
+    if duration is not None and (start >= duration or (end is not None and end > duration + ROUNDED_END)):
+        raise VideoError(f"{asked} is outside the video, which lasts {duration:.3f} s: choose a range inside it")
+
+
+def _ticks(fps: float, start: float, end: float) -> Iterator[float]:
+    """start + i / fps < end; `end` may be infinite."""
+    count = math.ceil((end - start) * fps - EPSILON) if math.isfinite(end) else None
+    i = 0
+    while count is None or i < max(count, 1):
+        yield start + i / fps
+        i += 1
+
+
+def _sample(
+    source: Source | Frames, fps: float, start: float, end: float | None
+) -> Iterator[tuple[float, float, np.ndarray]]:
+    """(tick, true timestamp, image) for each tick."""
+    _check_fps(fps)
+    if isinstance(source, Frames):
+        _check_memory(source, start)
+        interval = float(np.median(np.diff(source.times))) if len(source) > 1 else 1.0 / fps
+        stop = float(source.times[-1]) + interval
+        return _sample_listed("Frames", source.times, stop, lambda i: source.images[i], fps, start, end)
+    path = Path(source)
+    if path.is_dir():
+        images, folder_fps = _folder(path)
+        times, stop = np.arange(len(images)) / folder_fps, len(images) / folder_fps
+        return _sample_listed(path, times, stop, lambda i: _load_image(images[i]), fps, start, end)
+    return _sample_file(path, fps, start, end)
+
+
+def _sample_listed(
+    name: object,
+    times: np.ndarray,
+    stop: float,
+    load: Callable[[int], np.ndarray],
+    fps: float,
+    start: float,
+    end: float | None,
+) -> Iterator[tuple[float, float, np.ndarray]]:
+    """From pictures whose times are all known; the last one stays on screen until `stop`."""
+    _check_range(name, start, end, stop)
+    size: tuple[int, ...] | None = None
+    for tick in _ticks(fps, start, stop if end is None else end):
+        shown = int(np.searchsorted(times, tick + EPSILON, side="right")) - 1
+        image = load(shown)
+        size = _check_size(name, image, size)
+        yield tick, float(times[shown]), image
+
+
+def _check_memory(frames: Frames, start: float) -> None:
+    if len(frames) == 0:
+        raise VideoError("Frames: there are none to read from")
+    if start < frames.times[0] - EPSILON:
+        raise VideoError(f"Frames: the range starts at {start} s, but the first frame is at {frames.times[0]} s")
+
+
+def _check_size(name: object, image: np.ndarray, size: tuple[int, ...] | None) -> tuple[int, ...]:
+    if size is not None and image.shape != size:
+        raise VideoError(f"{name}: the picture size changes from {size[:2]} to {image.shape[:2]}: scale it to one size")
+    return image.shape
+
+
+# Folders of images ----------------------------------------------------------------------------------------------------
+
+
+def _folder(path: Path) -> tuple[list[Path], float]:
+    """The images of a folder in order of name, and their rate."""
+    images = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise VideoError(f"{path}: the folder holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    clock = path / "frames.json"
+    if not clock.is_file():
+        raise VideoError(f'{clock} is missing: images have no clock of their own; write {{"fps": <number>}} into it')
+    try:
+        fps = json.loads(clock.read_text())["fps"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise VideoError(f'{clock}: must be {{"fps": <number>}}: {error!r}') from error
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not (math.isfinite(fps) and fps > 0):
+        raise VideoError(f"{clock}: fps must be a positive number, not {fps!r}")
+    numbers = [[int(digits) for digits in re.findall(r"\d+", image.stem)] for image in images]
+    if numbers != sorted(numbers):
+        i = next(i for i in range(1, len(numbers)) if numbers[i] < numbers[i - 1])
+        raise VideoError(f"{path}: {images[i - 1].name} sorts before {images[i].name}: pad the numbers with zeros")
+    return images, float(fps)
+
+
+def _load_image(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise VideoError(f"{path}: not an image that can be read: {error}") from error
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(path: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its first video stream; FFmpeg's errors inside the block become VideoErrors."""
+    if not Path(path).is_file():
+        raise VideoError(f"{path}: there is no such file")
+    size = Path(path).stat().st_size
+    if size == 0:
+        raise VideoError(f"{path}: the file is empty (0 bytes): fetch or convert it again")
+    try:
+        with av.open(os.fspath(path)) as container:
+            if container.format.name.endswith("_pipe") or container.format.name in NOT_VIDEO_FORMATS:
+                raise VideoError(
+                    f"{path}: not a video ({container.format.long_name}); "
+                    "pictures go into a folder with a frames.json that gives their rate"
+                )
+            streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+            if not streams:
+                kinds = sorted({stream.type for stream in container.streams})
+                raise VideoError(f"{path}: has no video stream (only {', '.join(kinds)}): choose a file with pictures")
+            stream = streams[0]
+            stream.codec_context.thread_count = 1
+            index = stream.index_entries
+            if len(index) and index[len(index) - 1].pos + index[len(index) - 1].size > size:
+                raise VideoError(
+                    f"{path}: truncated: its index points past its {size} bytes: fetch or convert it again"
+                )
+            yield container, stream
+    except av.FFmpegError as error:
+        raise VideoError(
+            f"{path}: cannot be decoded ({error.strerror}): not a video, or one that is damaged or truncated: "
+            "fetch or convert it again"
+        ) from error
+
+
+def _time_base(stream: VideoStream) -> float:
+    assert stream.time_base is not None  # set for every stream that was opened for reading
+    return float(stream.time_base)
+
+
+def _declared_duration(container: InputContainer, stream: VideoStream) -> float | None:
+    """What the file says about the video stream's length in seconds; None if nothing."""
+    if stream.duration is not None:
+        return stream.duration * _time_base(stream)
+    tag = stream.metadata.get("DURATION")  # Matroska, "00:00:07.040000000"
+    if tag is not None:
+        hours, minutes, seconds = tag.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    if container.duration is not None and len(container.streams) == 1:  # of several, another stream may be the longest
+        return container.duration / av.time_base
+    return None
+
+
+def _packet_stamps(container: InputContainer, stream: VideoStream) -> tuple[np.ndarray, int]:
+    """All frames' timestamps in order and the last one's duration, in units of the time base, without decoding."""
+    index = stream.index_entries
+    if len(index) == stream.frames > 1:  # MP4: the index lists every frame (by decoding time: the same intervals)
+        stamps = np.array([entry.timestamp for entry in index])
+        return stamps, int(stamps[-1] - stamps[-2])
+    container.seek(0)
+    packets = [packet for packet in container.demux(stream) if packet.size > 0]
+    stamps = np.array([p.pts if p.pts is not None else p.dts for p in packets])
+    return np.sort(stamps), int(packets[-1].duration or 0)
+
+
+def _decoded(path: Source, container: InputContainer, stream: VideoStream) -> Iterator[tuple[int, VideoFrame]]:
+    """(timestamp, frame) from where the container stands, in units of the time base, in order.
+
+    A decoder gives frames in the order of display, so the n-th frame's time is the n-th smallest timestamp even where a
+    container stamped them in the order of decoding.
+    """
+    frames: list[VideoFrame] = []
+    stamps: list[int] = []
+    for frame in container.decode(stream):
+        if frame.pts is None:
+            raise VideoError(f"{path}: frames have no timestamps: put them into a container with a clock, such as MP4")
+        frames.append(frame)
+        heapq.heappush(stamps, frame.pts)
+        if len(frames) > REORDER:
+            yield heapq.heappop(stamps), frames.pop(0)
+    while frames:
+        yield heapq.heappop(stamps), frames.pop(0)
+
+
+def _decoded_from(
+    path: Source, container: InputContainer, stream: VideoStream, zero: int, tick: float
+) -> Iterator[tuple[int, VideoFrame]]:
+    """As `_decoded`, from a keyframe at or before `tick` (seconds after the timestamp `zero`)."""
+    base, back = _time_base(stream), 0.0
+    while tick - back > 0.0:
+        container.seek(zero + math.floor((tick - back) / base), stream=stream)
+        frames = _decoded(path, container, stream)
+        for stamp, frame in frames:
+            if frame.key_frame:  # frames before it, if any, lean on pictures that were skipped
+                break
+        else:
+            break
+        if (stamp - zero) * base <= tick + _slack(base):
+            return chain([(stamp, frame)], frames)
+        back = max(1.0, 4.0 * back)  # MPEG streams seek to any packet, and the next keyframe may come too late
+    container.seek(zero, stream=stream)
+    return _decoded(path, container, stream)
+
+
+def _slack(base: float) -> float:
+    """Seconds by which rounding to the container's clock may put a frame after its tick; never a visible time."""
+    return min(base / 2, 0.0005) + EPSILON
+
+
+def _sample_file(path: Path, fps: float, start: float, end: float | None) -> Iterator[tuple[float, float, np.ndarray]]:
+    with _opened(path) as (container, stream):
+        declared = _declared_duration(container, stream)
+        _check_range(path, start, end, declared)
+        base, reformatter = _time_base(stream), VideoReformatter()
+        stop = end if end is not None else declared if declared is not None else math.inf
+        frames = _decoded(path, container, stream)
+        coming = next(frames, None)
+        if coming is None:
+            raise VideoError(f"{path}: no picture can be decoded: fetch or convert it again")
+        zero = coming[0]
+        shown, image, size = coming, None, None
+        for tick in _ticks(fps, start, stop):
+            if coming is not None and (tick == start >= HOP or _can_hop(stream, coming[0], zero, tick)):
+                frames = _decoded_from(path, container, stream, zero, tick)
+                coming = next(frames, None)
+            while coming is not None and (coming[0] - zero) * base <= tick + _slack(base):
+                shown, image = coming, None
+                coming = next(frames, None)
+            if coming is None and tick >= (last := _end_of(shown, stream, zero)) - EPSILON:
+                if end is None and declared is None and tick > start:
+                    return
+                if tick >= last + (MISSING_END if declared is not None else ROUNDED_END):
+                    raise VideoError(_too_short(path, tick, last, declared))
+            if image is None:
+                image = _rgb(shown[1], reformatter)
+                size = _check_size(path, image, size)
+            yield tick, (shown[0] - zero) * base, image
+
+
+def _can_hop(stream: VideoStream, stamp: int, zero: int, tick: float) -> bool:
+    """Whether to seek rather than decode on from `stamp`: when a keyframe is known to lie between it and the tick."""
+    base = _time_base(stream)
+    if tick - (stamp - zero) * base < HOP:
+        return False
+    index = stream.index_entries
+    entry = index.search_timestamp(zero + math.floor(tick / base), backward=True, any_frame=False)
+    return entry >= 0 and index[entry].timestamp > stamp
+
+
+def _end_of(shown: tuple[int, VideoFrame], stream: VideoStream, zero: int) -> float:
+    """Seconds at which the last frame leaves the screen."""
+    base = _time_base(stream)
+    duration = shown[1].duration * base if shown[1].duration else 1.0 / float(stream.average_rate or 1)
+    return (shown[0] - zero) * base + duration
+
+
+def _too_short(path: Path, tick: float, last: float, declared: float | None) -> str:
+    if declared is None:
+        return f"{path}: the frame at {tick:.3f} s is outside the video, which lasts {last:.3f} s: choose a range inside it"
+    return (
+        f"{path}: truncated: its header says {declared:.3f} s, but its frames end at {last:.3f} s: "
+        "fetch or convert it again, or read a range before that"
+    )
+
+
+def _rgb(frame: VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+    """(H, W, 3) uint8, turned as a player would show it."""
+    # One scaling thread: starting several costs more than the conversion of a frame.
+    image = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    return np.ascontiguousarray(np.rot90(image, frame.rotation // 90)) if frame.rotation else image
