@@ -83,7 +83,12 @@ def save_resolved(recipe: Any, path: str | Path) -> None:
     Raises:
         RecipeError: the recipe holds something YAML cannot carry, and would load back different. Nothing is written.
     """
-    text = yaml.dump(_plain(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    try:
+        text = yaml.dump(_plain(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    except yaml.representer.RepresenterError as error:
+        raise RecipeError(
+            f"{path}: {type(recipe).__name__} holds what YAML cannot carry: {error.args[-1]!r}"
+        ) from error
     if _convert(_parse(text, str(path)), type(recipe), "") != recipe:
         raise RecipeError(f"{path}: {type(recipe).__name__} does not load back equal; use only the types schemas allow")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -93,16 +98,28 @@ def save_resolved(recipe: Any, path: str | Path) -> None:
 def _read_with_overrides(path: Path, overrides: Sequence[str]) -> _Located:
     tree = _read(path, ())
     for override in overrides:
-        tree = _merge(tree, _parse_override(override))
+        dotted, equals, text = override.partition("=")
+        keys, where = dotted.strip().split("."), f"override {override!r}"
+        if not equals or not all(keys):
+            raise RecipeError(f"{where}: write it as dotted.key=value")
+        tree = _set(tree, keys, _located(_unlocated(_parse(text, where)), where))
     return tree
+
+
+def _set(tree: _Located, keys: Sequence[str], value: _Located) -> _Located:
+    """`tree` with `value` merged in at the path `keys`. Mappings on the way keep the place where they were written."""
+    inner = tree.value if isinstance(tree.value, dict) else {}
+    where = tree.where if isinstance(tree.value, dict) else value.where
+    child = inner.get(keys[0], _Located(None, value.where))
+    child = _set(child, keys[1:], value) if keys[1:] else _merge(child, value)
+    return _Located(inner | {keys[0]: child}, where)
 
 
 def _read(path: Path, extended_by: tuple[Path, ...]) -> _Located:
     """The file's mapping merged over the one it extends, and that over the next."""
     if not path.is_file():
-        raise RecipeError(
-            f"{path}: no such recipe file; check the path" + (f" in {extended_by[-1]}" if extended_by else "")
-        )
+        said = f"the `extends` of {extended_by[-1]}" if extended_by else "the path"
+        raise RecipeError(f"{path}: no such recipe file; check {said}")
     chain = (*extended_by, path.resolve())
     if path.resolve() in extended_by:
         cycle = " -> ".join(str(link) for link in chain)
@@ -127,18 +144,6 @@ def _merge(base: _Located, over: _Located) -> _Located:
     return _Located(merged, over.where)
 
 
-def _parse_override(override: str) -> _Located:
-    where = f"override {override!r}"
-    dotted, equals, text = override.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(keys):
-        raise RecipeError(f"{where}: write it as dotted.key=value")
-    tree = _Located(_parse(text, where).value, where)
-    for key in reversed(keys):
-        tree = _Located({key: tree}, where)
-    return tree
-
-
 # --- YAML -------------------------------------------------------------------------------------------------------------
 
 # The scalars of YAML 1.2's core schema. PyYAML's own rules are YAML 1.1's, which read 1e-5 as text, `no` as False,
@@ -149,7 +154,7 @@ _SCALARS = (
     ("tag:yaml.org,2002:int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
     (
         "tag:yaml.org,2002:float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.inf|\.nan",
         list("-+.0123456789"),
     ),
 )
@@ -169,21 +174,19 @@ class _Dumper(yaml.SafeDumper):
 
 
 for _tag, _pattern, _first in _SCALARS:
-    _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), _first)
-    _Dumper.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), _first)
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
+    _Dumper.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
 
 
 def _parse(text: str, file: str) -> _Located:
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         return _Located(None, file) if node is None else _locate(node, loader, file)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise RecipeError(f"{file}{line}: not valid YAML: {error.problem}") from error
-    finally:
-        loader.dispose()
+        raise RecipeError(f"{file}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
 
 
 def _locate(node: yaml.Node, loader: _Loader, file: str) -> _Located:
@@ -265,8 +268,6 @@ def _convert_dataclass(given: _Located, wanted: type, key: str) -> Any:
             raise RecipeError(f"{given.where}: {_dotted(key, name)}: missing required key; add `{name}: <{needed}>`")
     try:
         return wanted(**values)
-    except RecipeError:
-        raise
     except ValueError as error:
         raise RecipeError(f"{given.where}: {key or wanted.__name__}: {error}") from error
 
@@ -374,7 +375,9 @@ def _scalar(value: Any) -> str:
 
 
 def _shape(given: _Located) -> str:
-    return {dict: "mapping", list: "list"}.get(type(given.value), "scalar")
+    if isinstance(given.value, dict):
+        return "mapping"
+    return "list" if isinstance(given.value, list) else "scalar"
 
 
 def _shape_of_type(wanted: Any) -> str:

@@ -88,7 +88,11 @@ def to_record(sample: Sample) -> dict[str, Any]:
 
 def _stated(event: Event) -> dict[str, Any]:
     optional = _OPTIONAL[type(event)]
-    return {name: value for name, value in vars(event).items() if name not in optional or value != optional[name]}
+    return {name: _plain(v) for name, v in vars(event).items() if name not in optional or v != optional[name]}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def from_record(record: object, where: str = "") -> Sample:
@@ -265,7 +269,9 @@ def _scan_parquet(path: StrPath) -> Found:
 def _accept(record: object, line: int, ids: dict[str, int], path: StrPath) -> Sample:
     sample = from_record(record)
     claim(sample.id, line, ids)
-    return replace(sample, video=replace(sample.video, path=os.path.normpath(_folder(path) + sample.video.path)))
+    return replace(
+        sample, video=replace(sample.video, path=os.path.normpath(os.path.join(_folder(path), sample.video.path)))
+    )
 
 
 def _records(samples: Iterable[Sample], path: StrPath) -> Iterator[dict[str, Any]]:

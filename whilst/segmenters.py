@@ -10,6 +10,7 @@ an earlier clip. `end` is where the timeline stops (seconds); without it the las
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -52,9 +53,11 @@ def fixed(frames: Frames | Stream, seconds: float, *, end: float | None = None) 
     _check_positive("seconds", seconds)
 
     def close(start: float, images: Sequence[np.ndarray], now: float, image: np.ndarray | None) -> float | None:
+        if now < start + seconds - EPSILON:
+            return None
         if not images:
-            raise VideoError(f"no frame in the {seconds} s before {now} s: use longer segments or a higher fps")
-        return start + seconds if now >= start + seconds - EPSILON else None
+            raise VideoError(f"no frame in [{start}, {start + seconds}) s: use longer segments or a higher fps")
+        return round(start + seconds, 9)  # 0.3, not 0.30000000000000004, after three times 0.1
 
     return _cut(frames, close, end)
 
@@ -89,7 +92,7 @@ def query_aligned(
 ) -> Iterator[Clip]:
     """A clip ends where a query arrives, or after `max_seconds` (TWW's evaluation). Causal.
 
-    A query that finds no new frame since the last cut does not cut. TWW halves only pieces of more than 60 s, which
+    Where no frame lies between two queries there is no clip, but a gap. TWW halves only pieces of more than 60 s, which
     needs to know when the next query comes; here every piece has the same maximum.
     """
     _check_positive("max_seconds", max_seconds)
@@ -127,7 +130,7 @@ def equal_parts(frames: Frames | Stream, n: int, *, end: float | None = None) ->
         return
     start, stop = float(whole.times[0]), _stop(whole.times, end)
     edges = [start + (stop - start) * i / n for i in range(n)] + [stop]
-    yield from clips_of(whole, list(zip(edges, edges[1:])))
+    yield from clips_of(whole, list(pairwise(edges)))
 
 
 class Segmenter(NamedTuple):
@@ -148,20 +151,19 @@ SEGMENTERS: dict[str, Segmenter] = {
 
 def _cut(frames: Frames | Stream, close: Close, end: float | None) -> Iterator[Clip]:
     """Yields a clip as soon as the frame that ends it has arrived. Frames at or after `end` are left out."""
-    source = frames if isinstance(frames, Frames) else None
-    pairs = zip(source.times.tolist(), source.images) if source is not None else frames
+    pairs: Stream = zip(frames.times.tolist(), frames.images) if isinstance(frames, Frames) else frames
     start: float | None = None
     times: list[float] = []  # of the open clip
     images: list[np.ndarray] = []
+    last: float | None = None  # time of the last frame
     interval: float | None = None  # between the last two frames
     taken = 0  # frames in clips already yielded
 
     def clip(opened: float, closed: float) -> Clip:
-        if source is not None:
-            return Clip(opened, closed, source.take(taken, taken + len(times)))
+        if isinstance(frames, Frames):
+            return Clip(opened, closed, frames.take(taken, taken + len(times)))
         return Clip(opened, closed, _gather(list(zip(times, images))))
 
-    last: float | None = None
     for time, image in pairs:
         if end is not None and time >= end - EPSILON:
             break

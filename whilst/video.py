@@ -13,42 +13,32 @@ already in memory. Reading a range seeks to the keyframe before it and stops aft
 one thread: many videos are decoded by many processes.
 """
 
-import heapq
 import json
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError
+
+from whilst.decode import VideoError, decode_at, measure, opened
+
+__all__ = ["Frames", "VideoError", "VideoInfo", "probe", "read_frames", "stream_frames", "write_video"]
 
 Source = str | os.PathLike[str]
 
 EPSILON = 1e-6  # seconds: two times closer than this are one time; floats are no better after a few divisions
 ROUNDED_END = 0.05  # seconds that a range may pass the video's end by: annotations round durations
-MISSING_END = 0.5  # seconds a file may lack at its end before it counts as truncated: headers round too
-STEADY = 0.002  # seconds by which frame intervals of a constant rate may differ: Matroska stores milliseconds
-REORDER = 8  # frames looked ahead to put timestamps in order: AVI and broken MP4 files stamp frames in decoding order
-HOP = 1.0  # seconds between ticks from which on it pays to look for a keyframe in between
 
 LOSSLESS_X264: Mapping[str, str] = {"preset": "ultrafast", "qp": "0"}
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-NOT_VIDEO_FORMATS = ("image2", "tty")  # FFmpeg opens a single picture and even a text file as a "video"
-
-
-class VideoError(ValueError):
-    """A video that cannot be read as asked. The message names the file and the fix."""
 
 
 @dataclass(frozen=True)
@@ -147,17 +137,10 @@ def probe(path: Source) -> VideoInfo:
         images, fps = _folder(Path(path))
         height, width, _ = _load_image(images[0]).shape
         return VideoInfo(str(path), len(images) / fps, fps, width, height, variable_rate=False)
-    with _opened(path) as (container, stream):
-        _, first = next(_decoded(path, container, stream))
-        height, width, _ = _rgb(first, VideoReformatter()).shape
-        base = _time_base(stream)
-        stamps, last = _packet_stamps(container, stream)
-        declared = _declared_duration(container, stream)
-        intervals = np.diff(stamps) * base
-        duration = declared if declared is not None else (stamps[-1] + last - stamps[0]) * base
-        fps = 1.0 / float(intervals.mean()) if len(intervals) else 1.0 / duration
-        variable = len(intervals) > 0 and float(np.ptp(intervals)) > STEADY
-        return VideoInfo(str(path), float(duration), fps, width, height, variable)
+    with opened(Path(path)) as video:
+        measures = measure(video)
+        width, height = measures.size
+        return VideoInfo(str(path), measures.duration, measures.fps, width, height, measures.variable_rate)
 
 
 def write_video(
@@ -312,172 +295,14 @@ def _load_image(path: Path) -> np.ndarray:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _opened(path: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its first video stream; FFmpeg's errors inside the block become VideoErrors."""
-    if not Path(path).is_file():
-        raise VideoError(f"{path}: there is no such file")
-    size = Path(path).stat().st_size
-    if size == 0:
-        raise VideoError(f"{path}: the file is empty (0 bytes): fetch or convert it again")
-    try:
-        with av.open(os.fspath(path)) as container:
-            if container.format.name.endswith("_pipe") or container.format.name in NOT_VIDEO_FORMATS:
-                raise VideoError(
-                    f"{path}: not a video ({container.format.long_name}); "
-                    "pictures go into a folder with a frames.json that gives their rate"
-                )
-            streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
-            if not streams:
-                kinds = sorted({stream.type for stream in container.streams})
-                raise VideoError(f"{path}: has no video stream (only {', '.join(kinds)}): choose a file with pictures")
-            stream = streams[0]
-            stream.codec_context.thread_count = 1
-            index = stream.index_entries
-            if len(index) and index[len(index) - 1].pos + index[len(index) - 1].size > size:
-                raise VideoError(
-                    f"{path}: truncated: its index points past its {size} bytes: fetch or convert it again"
-                )
-            yield container, stream
-    except av.FFmpegError as error:
-        raise VideoError(
-            f"{path}: cannot be decoded ({error.strerror}): not a video, or one that is damaged or truncated: "
-            "fetch or convert it again"
-        ) from error
-
-
-def _time_base(stream: VideoStream) -> float:
-    assert stream.time_base is not None  # set for every stream that was opened for reading
-    return float(stream.time_base)
-
-
-def _declared_duration(container: InputContainer, stream: VideoStream) -> float | None:
-    """What the file says about the video stream's length in seconds; None if nothing."""
-    if stream.duration is not None:
-        return stream.duration * _time_base(stream)
-    tag = stream.metadata.get("DURATION")  # Matroska, "00:00:07.040000000"
-    if tag is not None:
-        hours, minutes, seconds = tag.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    if container.duration is not None and len(container.streams) == 1:  # of several, another stream may be the longest
-        return container.duration / av.time_base
-    return None
-
-
-def _packet_stamps(container: InputContainer, stream: VideoStream) -> tuple[np.ndarray, int]:
-    """All frames' timestamps in order and the last one's duration, in units of the time base, without decoding."""
-    index = stream.index_entries
-    if len(index) == stream.frames > 1:  # MP4: the index lists every frame (by decoding time: the same intervals)
-        stamps = np.array([entry.timestamp for entry in index])
-        return stamps, int(stamps[-1] - stamps[-2])
-    container.seek(0)
-    packets = [packet for packet in container.demux(stream) if packet.size > 0]
-    stamps = np.array([p.pts if p.pts is not None else p.dts for p in packets])
-    return np.sort(stamps), int(packets[-1].duration or 0)
-
-
-def _decoded(path: Source, container: InputContainer, stream: VideoStream) -> Iterator[tuple[int, VideoFrame]]:
-    """(timestamp, frame) from where the container stands, in units of the time base, in order.
-
-    A decoder gives frames in the order of display, so the n-th frame's time is the n-th smallest timestamp even where a
-    container stamped them in the order of decoding.
-    """
-    frames: list[VideoFrame] = []
-    stamps: list[int] = []
-    for frame in container.decode(stream):
-        if frame.pts is None:
-            raise VideoError(f"{path}: frames have no timestamps: put them into a container with a clock, such as MP4")
-        frames.append(frame)
-        heapq.heappush(stamps, frame.pts)
-        if len(frames) > REORDER:
-            yield heapq.heappop(stamps), frames.pop(0)
-    while frames:
-        yield heapq.heappop(stamps), frames.pop(0)
-
-
-def _decoded_from(
-    path: Source, container: InputContainer, stream: VideoStream, zero: int, tick: float
-) -> Iterator[tuple[int, VideoFrame]]:
-    """As `_decoded`, from a keyframe at or before `tick` (seconds after the timestamp `zero`)."""
-    base, back = _time_base(stream), 0.0
-    while tick - back > 0.0:
-        container.seek(zero + math.floor((tick - back) / base), stream=stream)
-        frames = _decoded(path, container, stream)
-        for stamp, frame in frames:
-            if frame.key_frame:  # frames before it, if any, lean on pictures that were skipped
-                break
-        else:
-            break
-        if (stamp - zero) * base <= tick + _slack(base):
-            return chain([(stamp, frame)], frames)
-        back = max(1.0, 4.0 * back)  # MPEG streams seek to any packet, and the next keyframe may come too late
-    container.seek(zero, stream=stream)
-    return _decoded(path, container, stream)
-
-
-def _slack(base: float) -> float:
-    """Seconds by which rounding to the container's clock may put a frame after its tick; never a visible time."""
-    return min(base / 2, 0.0005) + EPSILON
-
-
-def _sample_file(path: Path, fps: float, start: float, end: float | None) -> Iterator[tuple[float, float, np.ndarray]]:
-    with _opened(path) as (container, stream):
-        declared = _declared_duration(container, stream)
-        _check_range(path, start, end, declared)
-        base, reformatter = _time_base(stream), VideoReformatter()
-        stop = end if end is not None else declared if declared is not None else math.inf
-        frames = _decoded(path, container, stream)
-        coming = next(frames, None)
-        if coming is None:
-            raise VideoError(f"{path}: no picture can be decoded: fetch or convert it again")
-        zero = coming[0]
-        shown, image, size = coming, None, None
-        for tick in _ticks(fps, start, stop):
-            if coming is not None and (tick == start >= HOP or _can_hop(stream, coming[0], zero, tick)):
-                frames = _decoded_from(path, container, stream, zero, tick)
-                coming = next(frames, None)
-            while coming is not None and (coming[0] - zero) * base <= tick + _slack(base):
-                shown, image = coming, None
-                coming = next(frames, None)
-            if coming is None and tick >= (last := _end_of(shown, stream, zero)) - EPSILON:
-                if end is None and declared is None and tick > start:
-                    return
-                if tick >= last + (MISSING_END if declared is not None else ROUNDED_END):
-                    raise VideoError(_too_short(path, tick, last, declared))
-            if image is None:
-                image = _rgb(shown[1], reformatter)
-                size = _check_size(path, image, size)
-            yield tick, (shown[0] - zero) * base, image
-
-
-def _can_hop(stream: VideoStream, stamp: int, zero: int, tick: float) -> bool:
-    """Whether to seek rather than decode on from `stamp`: when a keyframe is known to lie between it and the tick."""
-    base = _time_base(stream)
-    if tick - (stamp - zero) * base < HOP:
-        return False
-    index = stream.index_entries
-    entry = index.search_timestamp(zero + math.floor(tick / base), backward=True, any_frame=False)
-    return entry >= 0 and index[entry].timestamp > stamp
-
-
-def _end_of(shown: tuple[int, VideoFrame], stream: VideoStream, zero: int) -> float:
-    """Seconds at which the last frame leaves the screen."""
-    base = _time_base(stream)
-    duration = shown[1].duration * base if shown[1].duration else 1.0 / float(stream.average_rate or 1)
-    return (shown[0] - zero) * base + duration
-
-
-def _too_short(path: Path, tick: float, last: float, declared: float | None) -> str:
-    if declared is None:
-        return f"{path}: the frame at {tick:.3f} s is outside the video, which lasts {last:.3f} s: choose a range inside it"
-    return (
-        f"{path}: truncated: its header says {declared:.3f} s, but its frames end at {last:.3f} s: "
-        "fetch or convert it again, or read a range before that"
-    )
-
-
-def _rgb(frame: VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    """(H, W, 3) uint8, turned as a player would show it."""
-    # One scaling thread: starting several costs more than the conversion of a frame.
-    image = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    return np.ascontiguousarray(np.rot90(image, frame.rotation // 90)) if frame.rotation else image
+def _sample_file(
+    path: Path, fps: float, start: float, end: float | None
+) -> Iterator[tuple[float, float, np.ndarray]]:
+    with opened(path) as video:
+        duration = video.declared_duration
+        _check_range(path, start, end, duration)
+        stop = end if end is not None else duration if duration is not None else math.inf
+        size: tuple[int, ...] | None = None
+        for tick, stamp, image in decode_at(video, _ticks(fps, start, stop)):
+            size = _check_size(path, image, size)
+            yield tick, stamp, image

@@ -1,0 +1,1 @@
+"""Evaluation: predictions by StreamSession, strict scorers, controls, reports."""

@@ -1,0 +1,78 @@
+"""Controls: what an accuracy falls to when the model is deprived of something.
+
+| control | what is taken away |
+|---|---|
+| thoughts_shuffled | at every query the text memory is another video's |
+| thoughts_dropped | at every query the text memory is empty |
+| text_only | no video at all: the query alone |
+| last_frames | only the last n frames before a query are watched (and thought about) |
+
+Swapping or dropping thoughts is valid with text memory alone: kept keys and values also carry what they saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from whilst.clips import SegmentClip
+from whilst.runtime import StreamBatch
+from whilst.sample import Answer, Query, Sample, Segment, Silence
+
+CONTROLS = ("thoughts_shuffled", "thoughts_dropped", "text_only", "last_frames")
+
+
+def shuffle_thoughts(streams: StreamBatch) -> None:
+    """Each stream gets the memory of the next one: never its own, since streams are different videos."""
+    if streams.size < 2:
+        raise ValueError("thoughts_shuffled needs at least two streams in a batch")
+    entries = streams.memory_entries()
+    streams.replace_memory(entries[1:] + entries[:1])
+
+
+def drop_thoughts(streams: StreamBatch) -> None:
+    streams.forget()
+
+
+def without_video(
+    samples: Sequence[Sample], clips: Sequence[Sequence[SegmentClip]]
+) -> tuple[list[Sample], list[list[SegmentClip]]]:
+    """The queries alone."""
+    asked = [
+        sample.with_events(
+            [e for e in sample.events if isinstance(e, Query | Answer) or (isinstance(e, Silence) and e.query)]
+        )
+        for sample in samples
+    ]
+    return asked, [[] for _ in samples]
+
+
+def last_frames(
+    samples: Sequence[Sample], clips: Sequence[Sequence[SegmentClip]], frames: int
+) -> tuple[list[Sample], list[list[SegmentClip]]]:
+    """One sample a moment at which a query is put: the segments of the last `frames` frames, then the query.
+
+    Samples are named <sample>#<n>; whole segments are kept, at least one.
+    """
+    cut_samples: list[Sample] = []
+    cut_clips: list[list[SegmentClip]] = []
+    for sample, of_sample in zip(samples, clips, strict=True):
+        arrived: list[Segment] = []
+        queries: dict[str, Query] = {}
+        for event in sample.events:
+            if isinstance(event, Segment):
+                arrived.append(event)
+            elif isinstance(event, Query):
+                queries[event.id] = event
+            elif isinstance(event, Answer) or (isinstance(event, Silence) and event.query is not None):
+                kept, shown = 0, 0
+                while kept < len(arrived) and (kept == 0 or shown < frames):
+                    kept += 1
+                    shown += len(of_sample[len(arrived) - kept].images)
+                recent = arrived[len(arrived) - kept :]
+                query = replace(queries[str(event.query)], time=event.time)
+                cut_samples.append(
+                    replace(sample, id=f"{sample.id}#{len(cut_samples)}", events=(*recent, query, event))
+                )
+                cut_clips.append(list(of_sample[len(arrived) - kept : len(arrived)]))
+    return cut_samples, cut_clips

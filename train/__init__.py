@@ -1,0 +1,1 @@
+"""Training stages: one file each (sft.py), and what they alone need."""

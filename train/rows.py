@@ -1,0 +1,188 @@
+"""Samples on disk -> rendered rows in memory, with their frames; and batches of them.
+
+Every sample is decoded and rendered once before training starts. What cannot be used is counted with its reason
+(`Rejected`), never replaced: items in = rows' samples + rejected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from whilst.attention import build_mask
+from whilst.backbones.base import VisionSpec
+from whilst.clips import SegmentClip, segment_clips, shapes
+from whilst.progress import progress
+from whilst.render import IGNORE, Renderer, RenderError, TokenRow
+from whilst.sample import Sample, read_jsonl
+from whilst.video import VideoError
+from whilst.visibility import FIELDS, Rule, Tokens
+
+
+class DataError(ValueError):
+    """A training set that cannot be used; names the file and the fix."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A sample that was left out, and why."""
+
+    sample: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row and the clips that it shows, in the order of its feature table."""
+
+    row: TokenRow
+    clips: tuple[SegmentClip, ...]
+
+
+def load_items(
+    path: str | Path, renderer: Renderer, fps: float, *, keep_thoughts: bool, limit: int | None = None
+) -> tuple[list[Item], list[Rejected]]:
+    """Read, decode and render the samples of a JSONL file (the first `limit`)."""
+    samples = read_jsonl(path)[:limit]
+    items: list[Item] = []
+    rejected: list[Rejected] = []
+    with progress("decode and render", len(samples)) as advance:
+        for sample in samples:
+            sample = sample if keep_thoughts else sample.without_thoughts()
+            try:
+                items += render_items(sample, renderer, fps)
+            except (VideoError, RenderError) as error:
+                rejected.append(Rejected(sample.id, str(error)))
+            advance(1)
+    return items, rejected
+
+
+def render_items(sample: Sample, renderer: Renderer, fps: float) -> list[Item]:
+    """The rows of one sample. Rows without a label teach nothing and are an error."""
+    clips = segment_clips(sample, fps)
+    rows = renderer.rows(sample, shapes(clips, renderer.spec))
+    if not any((row.labels != IGNORE).any() for row in rows):
+        raise RenderError(f"sample {sample.id}: nothing to learn: no thought and no answer")
+    return [Item(row, tuple(clips[c] for c in row.clips)) for row in rows]
+
+
+def pack(items: Sequence[Item], tokens: int) -> list[list[Item]]:
+    """Rows into packs of at most `tokens`, first fit in the given order (deterministic); a longer row is an error."""
+    packs: list[list[Item]] = []
+    room: list[int] = []
+    for item in items:
+        size = len(item.row)
+        if size > tokens:
+            raise DataError(f"sample {item.row.sample_id}: a row of {size} tokens does not fit pack_tokens {tokens}")
+        place = next((i for i in range(max(0, len(room) - 64), len(room)) if room[i] >= size), None)
+        if place is None:
+            packs.append([])
+            room.append(tokens)
+            place = len(packs) - 1
+        packs[place].append(item)
+        room[place] -= size
+    return packs
+
+
+def pack_rows(rows: Sequence[TokenRow]) -> TokenRow:
+    """Several samples in one row: block-diagonal with any rule, since a token sees its own sample alone."""
+    meta: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
+    visual, base, features = [], 0, 0
+    for number, row in enumerate(rows):
+        for name in FIELDS:
+            meta[name].append(row.meta[name])
+        meta["index"][-1] = row.meta["index"] + base
+        meta["sample"][-1] = np.full(len(row), number, np.int32)
+        visual.append(np.where(row.visual_index < 0, -1, row.visual_index + features))
+        base += len(row)
+        features += int(row.visual_index.max()) + 1
+    return replace(
+        rows[0],
+        sample_id="+".join(row.sample_id for row in rows),
+        input_ids=np.concatenate([row.input_ids for row in rows]),
+        labels=np.concatenate([row.labels for row in rows]),
+        loss_weight=np.concatenate([row.loss_weight for row in rows]),
+        roles=np.concatenate([row.roles for row in rows]),
+        visual_index=np.concatenate(visual),
+        positions=np.concatenate([row.positions for row in rows], axis=1),
+        meta={name: np.concatenate(parts) for name, parts in meta.items()},
+        clips=tuple(c for row in rows for c in row.clips),
+        grids=tuple(g for row in rows for g in row.grids),
+    )
+
+
+def pad_tokens(rows: Sequence[TokenRow], multiple: int = 1) -> tuple[Tokens, int]:
+    """Metadata (B, L) of rows padded to one length; padding is sample -1 and sees only padding."""
+    length = -(-max(len(row) for row in rows) // multiple) * multiple
+    arrays = {name: np.full((len(rows), length), -1, np.int32) for name in FIELDS}
+    arrays["branch"][:] = 0
+    arrays["index"][:] = np.arange(length)
+    for b, row in enumerate(rows):
+        for name in FIELDS:
+            arrays[name][b, : len(row)] = row.meta[name]
+    return Tokens.of(arrays), length
+
+
+@dataclass
+class Collator:
+    """Packs of items -> a batch for the forward that whilst.backbones.base.attach installs.
+
+    input_ids, labels (B, L) int64; loss_weight (B, L) float32; position_ids (3, B, L); attention_mask as the back-end
+    takes it; pixel_values_videos (P, C) and video_grid_thw (n, 3) of the distinct clips; visual_mask (B, L) bool;
+    visual_index (V,) which feature each visual token takes.
+    """
+
+    spec: VisionSpec
+    rule: Rule
+    backend: str
+    pad_id: int
+    dtype: torch.dtype = torch.float32
+
+    def __call__(self, packs: Sequence[Sequence[Item]]) -> dict[str, Any]:
+        rows = [items[0].row if len(items) == 1 else pack_rows([item.row for item in items]) for items in packs]
+        multiple = 128 if self.backend == "whilst_flex" else 1
+        tokens, length = pad_tokens(rows, multiple)
+        B = len(rows)
+        ids = np.full((B, length), self.pad_id, np.int64)
+        labels = np.full((B, length), IGNORE, np.int64)
+        weights = np.zeros((B, length), np.float32)
+        positions = np.zeros((3, B, length), np.int64)
+        visual = np.full((B, length), -1, np.int64)
+        base = 0
+        for b, row in enumerate(rows):
+            n = len(row)
+            ids[b, :n], labels[b, :n], weights[b, :n] = row.input_ids, row.labels, row.loss_weight
+            positions[:, b, :n] = row.positions
+            visual[b, :n] = np.where(row.visual_index < 0, -1, row.visual_index + base)
+            base += sum(t * h * w for t, h, w in row.grids) // self.spec.merge**2
+        clips = [clip for items in packs for item in items for clip in item.clips]
+        grids = [grid for row in rows for grid in row.grids]
+        if not clips:
+            raise DataError(
+                f"a batch without a clip ({rows[0].sample_id}): the vision tower must be touched on every batch, or "
+                f"ranks with and without video fall out of step"
+            )
+        visual_mask = torch.from_numpy(visual >= 0)
+        return {
+            "input_ids": torch.from_numpy(ids),
+            "labels": torch.from_numpy(labels),
+            "loss_weight": torch.from_numpy(weights),
+            "position_ids": torch.from_numpy(positions),
+            "attention_mask": build_mask(self.backend, self.rule, tokens, self.dtype),
+            "pixel_values_videos": patchify_clips(self.spec, clips),
+            "video_grid_thw": torch.tensor(grids, dtype=torch.long),
+            "visual_mask": visual_mask,
+            "visual_index": torch.from_numpy(visual)[visual_mask],
+        }
+
+
+def patchify_clips(spec: VisionSpec, clips: Sequence[SegmentClip]) -> torch.Tensor:
+    """Patches of all clips (P, C); clips of one shape are cut together."""
+    if len({clip.images.shape for clip in clips}) == 1 and len(clips[0].images) % spec.temporal_patch == 0:
+        return spec.patchify(np.concatenate([clip.images for clip in clips]))
+    return torch.cat([spec.patchify(clip.images) for clip in clips])

@@ -1,0 +1,53 @@
+"""A trained folder as a stream: the model and its streaming contract (`streaming.yaml`)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from whilst.backbones.base import Backbone, BackboneError, load
+from whilst.recipe import load_recipe
+from whilst.render import RenderConfig, Renderer
+
+CONTRACT = "streaming.yaml"
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What inference must know of training: sampling fps, whether it thinks, and the render configuration."""
+
+    base: str
+    fps: float
+    thinks: bool
+    render: RenderConfig
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint with the renderer that its contract asks for."""
+
+    backbone: Backbone
+    renderer: Renderer
+    contract: Contract
+
+
+def read_contract(path: str | Path) -> Contract:
+    file = Path(path, CONTRACT)
+    if not file.exists():
+        raise BackboneError(f"{path}: {CONTRACT} is missing, so layout, rule and scheme are unknown; train with whilst sft")
+    return load_recipe(file, Contract)
+
+
+def load_checkpoint(path: str | os.PathLike[str], *, device: str = "cpu") -> Checkpoint:
+    """Load a folder that `whilst sft` wrote. Adapters (LoRA) are put on their base model."""
+    contract = read_contract(path)
+    if Path(path, "adapter_config.json").exists():
+        from peft import PeftModel
+
+        backbone = load(contract.base, device=device)
+        backbone.model = PeftModel.from_pretrained(backbone.model, str(path))
+    else:
+        backbone = load(path, device=device)
+    backbone.model.eval()
+    return Checkpoint(backbone, Renderer(backbone.tokenizer, backbone.spec, contract.render), contract)
