@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from evaluation.predict import Episode
 from whilst.clips import SegmentClip
 from whilst.runtime import StreamBatch
 from whilst.sample import Answer, Query, Sample, Segment, Silence
@@ -52,7 +53,7 @@ def last_frames(
 ) -> tuple[list[Sample], list[list[SegmentClip]]]:
     """One sample a moment at which a query is put: the segments of the last `frames` frames, then the query.
 
-    Samples are named <sample>#<n>; whole segments are kept, at least one.
+    They keep their sample's id; whole segments are kept, at least one.
     """
     cut_samples: list[Sample] = []
     cut_clips: list[list[SegmentClip]] = []
@@ -71,8 +72,17 @@ def last_frames(
                     shown += len(of_sample[len(arrived) - kept].images)
                 recent = arrived[len(arrived) - kept :]
                 query = replace(queries[str(event.query)], time=event.time)
-                cut_samples.append(
-                    replace(sample, id=f"{sample.id}#{len(cut_samples)}", events=(*recent, query, event))
-                )
+                cut_samples.append(replace(sample, events=(*recent, query, event)))
                 cut_clips.append(list(of_sample[len(arrived) - kept : len(arrived)]))
     return cut_samples, cut_clips
+
+
+def swapped(episodes: Sequence[Episode]) -> list[list[str]]:
+    """Each sample's thoughts replaced by the next one's, to be written while it watches its own video.
+
+    With KV memory the words are another video's, but their keys and values still saw this one: what is right beyond
+    chance leaked through them.
+    """
+    texts = [[text for _, text, _ in episode.thoughts] for episode in episodes]
+    others = texts[1:] + texts[:1]
+    return [[other[i % len(other)] for i in range(len(own))] for own, other in zip(texts, others, strict=True)]

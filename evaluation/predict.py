@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from whilst.checkpoint import Checkpoint
 from whilst.clips import SegmentClip
 from whilst.progress import progress
-from whilst.runtime import StreamBatch, encode_clips
+from whilst.runtime import StreamBatch, encode_clips, forced, greedy
 from whilst.sample import Answer, Query, Sample, Segment, Silence
 
 # called with the batch and its samples right before queries are asked; may change the text memory
@@ -69,14 +69,19 @@ def predict(
     thought_tokens: int = 16,
     answer_tokens: int = 8,
     before_asking: BeforeAsking | None = None,
+    thoughts: Sequence[Sequence[str]] | None = None,
 ) -> list[Episode]:
-    """Episodes of `samples`, whose i-th one shows clips[i] (one a segment), in the same order."""
+    """Episodes of `samples`, whose i-th one shows clips[i] (one a segment), in the same order.
+
+    thoughts: texts that are written in place of the model's own, one a segment of each sample.
+    """
     episodes: list[Episode] = []
     with progress("watch", len(samples)) as advance:
         for start in range(0, len(samples), batch):
             part = slice(start, start + batch)
+            given = thoughts[part] if thoughts is not None else None
             episodes += _watch(
-                checkpoint, samples[part], clips[part], thought_tokens, answer_tokens, before_asking
+                checkpoint, samples[part], clips[part], thought_tokens, answer_tokens, before_asking, given
             )
             advance(len(samples[part]))
     return episodes
@@ -89,6 +94,7 @@ def _watch(
     thought_tokens: int,
     answer_tokens: int,
     before_asking: BeforeAsking | None,
+    given: Sequence[Sequence[str]] | None,
 ) -> list[Episode]:
     backbone, renderer = checkpoint.backbone, checkpoint.renderer
     if renderer.config.queries == "kept":
@@ -111,7 +117,11 @@ def _watch(
         if step:
             streams.watch(arriving)
             if checkpoint.contract.thinks:
+                if given is not None:
+                    ids = [renderer.encode(t[step - 1]) if v else None for t, v in zip(given, arriving, strict=True)]
+                    streams.sampler = forced(ids, renderer.boundary)
                 thoughts = streams.think([view is not None for view in arriving], thought_tokens)
+                streams.sampler = greedy
                 for episode, view, thought in zip(episodes, arriving, thoughts, strict=True):
                     if view is not None and thought is not None:
                         episode.thoughts.append((view.segment.end, thought.text, thought.finished))

@@ -30,11 +30,11 @@ class Scored:
 
 
 def score(samples: Sequence[Sample], episodes: Sequence[Episode]) -> list[Scored]:
-    """Every query of every sample, once. `episodes` may be cut into several a sample (named <sample>#<n>)."""
+    """Every query of every sample, once; a sample may have several episodes (controls.last_frames)."""
     replies: dict[tuple[str, str], list[Reply]] = {}
     for episode in episodes:
         for reply in episode.replies:
-            replies.setdefault((episode.sample.split("#")[0], reply.query), []).append(reply)
+            replies.setdefault((episode.sample, reply.query), []).append(reply)
     scored = []
     for sample in samples:
         subkinds = sample.meta.get("subkinds", {})

@@ -20,8 +20,7 @@ from typing import Any, Literal
 import torch
 import yaml
 from datasets import Dataset
-from transformers import TrainerCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from train.rows import Collator, DataError, Item, Rejected, load_items, pack
@@ -120,13 +119,30 @@ class StreamingSFTTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-class _Resumable(TrainerCallback):
-    """Keeps the W&B run of a resumed training the same: its id lives in the output folder."""
+COMPLETE = "complete"
+
+
+class Resumable(TrainerCallback):
+    """Marks a checkpoint when all of it is written, and keeps the W&B run of a resumed training the same."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run = sys.modules["wandb"].run if "wandb" in sys.modules else None
         if run is not None and state.is_world_process_zero:
             Path(args.output_dir, "wandb_run_id").write_text(run.id)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            Path(args.output_dir, f"checkpoint-{state.global_step}", COMPLETE).touch()
+
+
+def last_checkpoint(output: str | Path) -> Path | None:
+    """The newest complete checkpoint of a run; a torn one (killed while saving) is passed over, saying so."""
+    steps = {int(p.name.split("-")[1]): p for p in Path(output).glob("checkpoint-*") if p.name.split("-")[1].isdigit()}
+    for step in sorted(steps, reverse=True):
+        if (steps[step] / COMPLETE).exists():
+            return steps[step]
+        print(f"{steps[step]}: not complete (killed while saving?), using an earlier checkpoint", file=sys.stderr)
+    return None
 
 
 def training_arguments(recipe: SFTRecipe) -> SFTConfig:
@@ -228,14 +244,16 @@ def build_trainer(recipe: SFTRecipe) -> StreamingSFTTrainer:
     packs, rejected = prepare_data(recipe, renderer)
     (out / "rejected.jsonl").write_text("".join(json.dumps(asdict(r)) + "\n" for r in rejected))
     collator = Collator(backbone.spec, renderer.rule, recipe.model.attention, backbone.tokenizer.pad_token_id)
-    return StreamingSFTTrainer(
+    trainer = StreamingSFTTrainer(
         model=backbone.model,
         args=training_arguments(recipe),
         train_dataset=Dataset.from_dict({"pack": list(range(len(packs)))}),
         data_collator=lambda picks: collator([packs[pick["pack"]] for pick in picks]),
         processing_class=backbone.tokenizer,
-        callbacks=[_Resumable()],
+        callbacks=[Resumable()],
     )
+    trainer.remove_callback(PrinterCallback)  # the curve is in trainer_state.json; quiet when piped
+    return trainer
 
 
 def save_final(trainer: StreamingSFTTrainer, recipe: SFTRecipe) -> None:
@@ -261,6 +279,7 @@ def save_final(trainer: StreamingSFTTrainer, recipe: SFTRecipe) -> None:
 def run(recipe: SFTRecipe) -> Path:
     """Train, resuming from the last checkpoint in the output folder if there is one."""
     trainer = build_trainer(recipe)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(recipe.output))
+    checkpoint = last_checkpoint(recipe.output)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save_final(trainer, recipe)
     return Path(recipe.output)

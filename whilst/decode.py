@@ -28,6 +28,7 @@ REORDER = 8  # frames looked ahead to put timestamps in order; decoders hold bac
 HOP = 1.0  # seconds ahead from which on it pays to seek rather than to decode what lies between
 
 NO_VIDEO_FORMATS = ("image2", "tty")  # FFmpeg opens a single picture and even a text file as a "video"
+MATROSKA = "matroska,webm"
 NO_INDEX_FORMATS = ("mpeg", "mpegts")  # FFmpeg guesses their duration, and seeks into the middle of a group of pictures
 
 
@@ -37,13 +38,17 @@ class VideoError(ValueError):
 
 @dataclass(frozen=True)
 class OpenVideo:
-    """A file that is open for decoding. `base` is the length in seconds of the unit in which the file stamps frames."""
+    """A file that is open for decoding.
+
+    `base` is the length in seconds of the unit in which the file stamps frames; `duration` is in seconds from the first
+    frame on, as the file declares it or, where it does not, as its packets tell.
+    """
 
     path: Path
     container: InputContainer
     stream: VideoStream
     base: float
-    declared_duration: float | None  # seconds from the first frame on, where the file says so
+    duration: float
 
 
 class Stamped(NamedTuple):
@@ -75,12 +80,19 @@ def opened(path: Path) -> Iterator[OpenVideo]:
         with av.open(str(path)) as container:
             stream = _video_stream(path, container)
             stream.codec_context.thread_count = 1
+            if container.format.name == MATROSKA:
+                container.seek(0)  # it loads its index with the first seek only
             index = stream.index_entries
             if len(index) and index[len(index) - 1].pos + index[len(index) - 1].size > size:
-                raise VideoError(f"{path}: truncated: its index points past its {size} bytes: fetch or convert it again")
+                raise VideoError(
+                    f"{path}: truncated: its index points past its {size} bytes: fetch or convert it again"
+                )
             assert stream.time_base is not None  # every stream that was opened for reading has one
             base = float(stream.time_base)
-            yield OpenVideo(path, container, stream, base, _declared_duration(container, stream, base))
+            duration = _declared_duration(container, stream, base)
+            yield OpenVideo(
+                path, container, stream, base, _packets(path).length * base if duration is None else duration
+            )
     except av.FFmpegError as error:
         raise VideoError(
             f"{path}: cannot be decoded ({error.strerror}): not a video, or one that is damaged or truncated: "
@@ -92,8 +104,7 @@ def decode_at(video: OpenVideo, ticks: Iterator[float]) -> Iterator[tuple[float,
     """(tick, true timestamp, image) for increasing ticks, all in seconds; image (H, W, 3) uint8 RGB.
 
     A tick takes the last frame whose timestamp is not after it. What lies more than `HOP` ahead is reached by seeking.
-    Ends early at the end of a file that does not declare its duration. Raises VideoError for one that ends before its
-    declared duration, and for a first tick after the end.
+    The last frame stays to the end. Raises VideoError for a file that ends well before its declared duration.
     """
     frames = _decoded(video)
     coming = next(frames, None)
@@ -101,23 +112,18 @@ def decode_at(video: OpenVideo, ticks: Iterator[float]) -> Iterator[tuple[float,
         raise VideoError(f"{video.path}: no picture can be decoded: fetch or convert it again")
     zero = coming.stamp
     shown, image, reformatter = coming, None, VideoReformatter()
-    for count, tick in enumerate(ticks):
-        if coming is not None and _pays_to_seek(video, coming.stamp, zero, tick, first=count == 0):
+    for tick in ticks:
+        if coming is not None and _pays_to_seek(video, coming.stamp, zero, tick):
             frames = _decoded_from(video, zero, tick)
             coming = next(frames, None)
         while coming is not None and _is_due(video, coming.stamp, zero, tick):
             shown, image = coming, None
             coming = next(frames, None)
-        if coming is None and tick >= (last := _end_of(video, shown, zero)):
-            if video.declared_duration is None and count == 0:
-                raise VideoError(f"{video.path}: {tick} s is outside the video, which lasts {last:.3f} s")
-            if video.declared_duration is None:
-                return
-            if tick >= last + MISSING_END:
-                raise VideoError(
-                    f"{video.path}: truncated: its header says {video.declared_duration:.3f} s, but its frames end at "
-                    f"{last:.3f} s: fetch or convert it again, or read a range before that"
-                )
+        if coming is None and tick >= (last := _end_of(video, shown, zero)) + MISSING_END:
+            raise VideoError(
+                f"{video.path}: truncated: its header says {video.duration:.3f} s, but its frames end at {last:.3f} s: "
+                "fetch or convert it again, or read a range before that"
+            )
         if image is None:
             image = _rgb(shown.frame, reformatter)
         yield tick, (shown.stamp - zero) * video.base, image
@@ -132,19 +138,12 @@ def measure(video: OpenVideo) -> Measures:
     index = video.stream.index_entries
     if len(index) == video.stream.frames > 1:
         stamps = [entry.timestamp for entry in index]  # of decoding, with the intervals of display
-        last = stamps[-1] - stamps[-2]
     else:
-        video.container.seek(0)
-        packets = [packet for packet in video.container.demux(video.stream) if packet.size > 0]
-        stamps = sorted(p.pts if p.pts is not None else p.dts or 0 for p in packets)
-        last = packets[-1].duration or 0
+        stamps = _packets(video.path).stamps
     intervals = np.diff(stamps) * video.base
-    duration = video.declared_duration
-    if duration is None:
-        duration = (stamps[-1] + last - stamps[0]) * video.base
-    fps = 1.0 / float(intervals.mean()) if len(intervals) else 1.0 / duration
+    fps = 1.0 / float(intervals.mean()) if len(intervals) else 1.0 / video.duration
     variable_rate = len(intervals) > 0 and float(np.ptp(intervals)) > STEADY
-    return Measures(duration, fps, (width, height), variable_rate)
+    return Measures(video.duration, fps, (width, height), variable_rate)
 
 
 def _video_stream(path: Path, container: InputContainer) -> VideoStream:
@@ -173,6 +172,23 @@ def _declared_duration(container: InputContainer, stream: VideoStream, base: flo
     if container.duration is not None and len(container.streams) == 1:  # of several, another stream may be the longest
         return container.duration / av.time_base - start
     return None
+
+
+class _Packets(NamedTuple):
+    """`stamps`: all timestamps in order; `length`: from the first to the end of the last frame; in the file's units."""
+
+    stamps: list[int]
+    length: int
+
+
+def _packets(path: Path) -> _Packets:
+    """Read through the file, decoding nothing."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(_video_stream(path, container)) if packet.size > 0]
+    stamps = sorted(packet.pts if packet.pts is not None else packet.dts or 0 for packet in packets)
+    if not stamps:
+        raise VideoError(f"{path}: its video stream is empty: fetch or convert it again")
+    return _Packets(stamps, stamps[-1] - stamps[0] + (packets[-1].duration or 0))
 
 
 def _decoded(video: OpenVideo) -> Iterator[Stamped]:
@@ -209,13 +225,13 @@ def _decoded_from(video: OpenVideo, zero: int, tick: float) -> Iterator[Stamped]
     return _decoded(video)
 
 
-def _pays_to_seek(video: OpenVideo, stamp: int, zero: int, tick: float, first: bool) -> bool:
-    """Whether a keyframe between the frame at `stamp` and the tick is likely (`first`) or known (later)."""
+def _pays_to_seek(video: OpenVideo, stamp: int, zero: int, tick: float) -> bool:
+    """Whether a keyframe is known to lie between the frame at `stamp` and the tick."""
     if video.container.format.name in NO_INDEX_FORMATS or tick - (stamp - zero) * video.base < HOP:
         return False
-    index = video.stream.index_entries  # Matroska loads it with the first seek
+    index = video.stream.index_entries
     entry = index.search_timestamp(zero + math.floor(tick / video.base), backward=True, any_frame=False)
-    return first or (entry >= 0 and index[entry].timestamp > stamp)
+    return entry >= 0 and index[entry].timestamp > stamp
 
 
 def _is_due(video: OpenVideo, stamp: int, zero: int, tick: float) -> bool:

@@ -55,6 +55,16 @@ def greedy(scores: torch.Tensor, active: Sequence[bool]) -> Sequence[int]:
     return [int(token) for token in scores.argmax(-1)]
 
 
+def forced(texts: Sequence[Sequence[int] | None], boundary: int) -> Sampler:
+    """Writes given token ids on each row, then the boundary token (teacher forcing, controls)."""
+    rest = [iter([*ids, boundary]) if ids is not None else iter(()) for ids in texts]
+
+    def sampler(scores: torch.Tensor, active: Sequence[bool]) -> Sequence[int]:
+        return [next(ids) if wanted else boundary for ids, wanted in zip(rest, active, strict=True)]
+
+    return sampler
+
+
 @dataclass(frozen=True)
 class Written:
     """A chunk with its numbers (metadata (n,) and positions (3, n)) and the features of its visual tokens."""

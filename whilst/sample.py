@@ -147,7 +147,7 @@ def _build(cls: type[Any], record: object, name: str, where: str, ignored: str =
     values = {}
     for key, value in _object(record, name, _KNOWN[cls], _NEEDED[cls], where, ignored).items():
         if key in _TIMES:
-            values[key] = _number(value)
+            values[key] = as_float(value)
         elif key in ("options", "window", "evidence"):
             values[key] = _tuple(value, f"{name}.{key}", where)
         elif key != ignored:
@@ -155,8 +155,8 @@ def _build(cls: type[Any], record: object, name: str, where: str, ignored: str =
     return cls(**values)
 
 
-def _number(value: Any) -> Any:
-    # 2 and 2.0 are one number in JSON and become one type here; what is no number is left for `validate` to name.
+def as_float(value: Any) -> Any:
+    """A whole number as a float: 2 and 2.0 are one number in JSON. What is no number is left for `validate` to name."""
     return float(value) if type(value) is int and abs(value) <= sys.float_info.max else value
 
 
@@ -165,7 +165,7 @@ def _tuple(value: object, name: str, where: str) -> object:
         return None
     if not isinstance(value, list):
         fail(where, name, f"must be a list, not {value!r}")
-    return tuple(tuple(map(_number, item)) if isinstance(item, list) else _number(item) for item in value)
+    return tuple(tuple(map(as_float, item)) if isinstance(item, list) else as_float(item) for item in value)
 
 
 # ---- Files.
@@ -260,7 +260,7 @@ def _scan_parquet(path: StrPath) -> Found:
     ids: dict[str, int] = {}
     for line, row in enumerate(table.select(sorted(_SAMPLE_KNOWN)).to_pylist(), start=1):
         try:
-            record = row | {name: _parse(row[name]) for name in _JSON_COLUMNS}
+            record = row | {name: parse_json(row[name]) for name in _JSON_COLUMNS}
             yield line, _accept(record, line, ids, path)
         except SampleError as error:
             yield line, error
@@ -330,12 +330,13 @@ def json_lines(path: StrPath) -> Iterator[tuple[int, object]]:
         for line, text in enumerate(file, start=1):
             if text.strip():
                 try:
-                    yield line, _parse(text)
+                    yield line, parse_json(text)
                 except SampleError as error:
                     yield line, error
 
 
-def _parse(text: str | bytes) -> object:
+def parse_json(text: str | bytes) -> object:
+    """The value of a JSON text, or SampleError."""
     try:
         return json.loads(text.decode() if isinstance(text, bytes) else text)
     except (ValueError, TypeError, RecursionError) as error:

@@ -70,7 +70,7 @@ def token_budget(
     temporal_patch: int = 2,
     end: float | None = None,
 ) -> Iterator[Clip]:
-    """A clip ends when its visual tokens reach the budget L (VST, section 3.1). Causal.
+    """A clip ends when its visual tokens reach the budget L (VST's trigger). Causal.
 
     No clip exceeds the budget: it holds as many frames as fit, a multiple of `temporal_patch`, because an incomplete
     patch would be padded to a whole one. `tokens_per_frame` are those of a patch divided by `temporal_patch`.
@@ -125,9 +125,10 @@ def equal_parts(frames: Frames | Stream, n: int, *, end: float | None = None) ->
     """`n` clips of equal length (VST's evaluation). NOT causal: it needs the whole video before its first cut."""
     if n < 1:
         raise VideoError(f"n must be at least 1 part, not {n}")
-    whole = frames if isinstance(frames, Frames) else _gather(list(frames))
-    if len(whole) == 0:
+    pairs = frames if isinstance(frames, Frames) else list(frames)
+    if len(pairs) == 0:
         return
+    whole = pairs if isinstance(pairs, Frames) else _gather(pairs)
     start, stop = float(whole.times[0]), _stop(whole.times, end)
     edges = [start + (stop - start) * i / n for i in range(n)] + [stop]
     yield from clips_of(whole, list(pairwise(edges)))

@@ -190,24 +190,19 @@ def _check_fps(fps: float) -> None:
         raise VideoError(f"fps must be a positive number of frames per second, not {fps}")
 
 
-def _check_range(name: object, start: float, end: float | None, duration: float | None) -> None:
-    """`duration` is None where the file does not say."""
+def _check_range(name: object, start: float, end: float | None, duration: float) -> None:
     asked = f"{name}: the range [{start}, {'end' if end is None else end}) s"
     if not (math.isfinite(start) and start >= 0.0 and (end is None or math.isfinite(end))):
         raise VideoError(f"{asked} must be finite seconds from 0.0 on")
     if end is not None and end <= start:
         raise VideoError(f"{asked} is empty: its end must be after its start")
-    if duration is not None and (start >= duration or (end is not None and end > duration + ROUNDED_END)):
+    if start >= duration or (end is not None and end > duration + ROUNDED_END):
         raise VideoError(f"{asked} is outside the video, which lasts {duration:.3f} s: choose a range inside it")
 
 
 def _ticks(fps: float, start: float, end: float) -> Iterator[float]:
-    """start + i / fps < end; `end` may be infinite."""
-    count = math.ceil((end - start) * fps - EPSILON) if math.isfinite(end) else None
-    i = 0
-    while count is None or i < max(count, 1):
-        yield start + i / fps
-        i += 1
+    """start + i / fps < end; there is at least the one at `start`."""
+    return (start + i / fps for i in range(max(1, math.ceil((end - start) * fps - EPSILON))))
 
 
 def _sample(
@@ -295,14 +290,10 @@ def _load_image(path: Path) -> np.ndarray:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def _sample_file(
-    path: Path, fps: float, start: float, end: float | None
-) -> Iterator[tuple[float, float, np.ndarray]]:
+def _sample_file(path: Path, fps: float, start: float, end: float | None) -> Iterator[tuple[float, float, np.ndarray]]:
     with opened(path) as video:
-        duration = video.declared_duration
-        _check_range(path, start, end, duration)
-        stop = end if end is not None else duration if duration is not None else math.inf
+        _check_range(path, start, end, video.duration)
         size: tuple[int, ...] | None = None
-        for tick, stamp, image in decode_at(video, _ticks(fps, start, stop)):
+        for tick, stamp, image in decode_at(video, _ticks(fps, start, video.duration if end is None else end)):
             size = _check_size(path, image, size)
             yield tick, stamp, image

@@ -121,8 +121,9 @@ def overwrite(path: Path, copy: Path, start: float, end: float) -> Path:
     """A copy whose packets from `start` to `end` seconds are noise."""
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
-        packets = [p for p in container.demux(video=0) if p.size and p.pts is not None and p.pos is not None]
-        for packet in packets:
+        for packet in container.demux(video=0):
+            if packet.pts is None or packet.pos is None or packet.time_base is None:
+                continue  # the empty packet that ends a stream
             if start <= packet.pts * packet.time_base < end:
                 data[packet.pos : packet.pos + packet.size] = b"\x5a" * packet.size
     copy.write_bytes(data)
@@ -208,7 +209,8 @@ def test_a_video_filmed_upright_stands_upright(tmp_path: Path) -> None:
         container.mux(stream.encode())
     images = read_frames(path, fps=4.0).images
     assert images.shape == (4, 48, 32, 3)
-    assert images[0, :6].mean() > 200 > 50 > images[0, 10:].mean()
+    assert images[0, :6].mean() > 200
+    assert images[0, 10:].mean() < 50
     assert (probe(path).width, probe(path).height) == (32, 48)
 
 
@@ -397,12 +399,14 @@ def test_a_bad_folder_is_named_with_its_fix(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    for images, options, message in [
-        (numbered(0), {}, "at least one image"),
-        (numbered(2).astype(np.float32), {}, "uint8"),
-        ([numbered(1)[0], numbered(1, 64, 64)[0]], {}, "sizes differ"),
-        (numbered(2), {"codec": "no-such-codec"}, "cannot be written"),
-        (numbered(2, 33, 33), {"pixel_format": "yuv420p"}, "cannot be written"),
-    ]:
-        with pytest.raises(VideoError, match=message):
-            write_video(tmp_path / "a.mp4", images, 2.0, **options)
+    path = tmp_path / "a.mp4"
+    with pytest.raises(VideoError, match="at least one image"):
+        write_video(path, numbered(0), 2.0)
+    with pytest.raises(VideoError, match="uint8"):
+        write_video(path, numbered(2).astype(np.float32), 2.0)
+    with pytest.raises(VideoError, match="sizes differ"):
+        write_video(path, [numbered(1)[0], numbered(1, 64, 64)[0]], 2.0)
+    with pytest.raises(VideoError, match="cannot be written as no-such-codec"):
+        write_video(path, numbered(2), 2.0, codec="no-such-codec")
+    with pytest.raises(VideoError, match="cannot be written as libx264 yuv420p"):
+        write_video(path, numbered(2, 33, 33), 2.0, pixel_format="yuv420p")

@@ -1,0 +1,158 @@
+"""The numbers of a report, read from its mapping: figures by arm and kind, differences, the headline.
+
+Whatever shows a report (page, terminal) takes its numbers from here, so all of them say the same. A figure that the
+mapping does not have is None, and is shown as missing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+BASELINE_ARM = "answers_only"  # the arm that controls are measured against, unless the report says "baseline_arm"
+CONTROL_ARM = "thinking"  # the arm that controls are run on, unless the report says "control_arm"
+HEADLINE_KIND = "backward"
+MISSING = "missing"
+
+
+class ReportError(ValueError):
+    """A report that cannot be written or shown. The message names the field and the fix."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An accuracy over n queries with its 95% interval; shares between 0 and 1."""
+
+    n: int
+    accuracy: float
+    low: float
+    high: float
+
+    @property
+    def interval(self) -> str:
+        """Such as [68.0, 74.5], in percent."""
+        return f"[{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+    def overlaps(self, other: Figure) -> bool:
+        return self.low <= other.high and other.low <= self.high
+
+
+Results = Mapping[str, Figure]  # by kind of query
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, always with its sign."""
+    shown = f"{100 * difference:+.1f}"
+    return "0.0" if float(shown) == 0 else shown.replace("-", "\N{MINUS SIGN}")
+
+
+def check_json(value: Any, name: str = "report") -> None:
+    """Raise ReportError at the first value that JSON cannot hold, with its dotted name."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ReportError(f"{name}: the key {key!r} is no text; JSON keys are texts")
+            check_json(item, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            check_json(item, f"{name}[{i}]")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ReportError(f"{name}: {value} is no JSON number; leave the field out or give null")
+    elif value is not None and not isinstance(value, str | int):
+        raise ReportError(f"{name}: {type(value).__name__} {value!r} is no JSON value; use plain Python values")
+
+
+def results(group: Any, name: str) -> dict[str, Results]:
+    """Figures of a group of the report ({arm: {kind: {"n", "accuracy", "ci_low", "ci_high"}}}), by arm and kind.
+
+    A null arm has no figures. Raises ReportError for a figure that is incomplete or contradicts itself.
+    """
+    return {arm: _by_kind(by_kind, f"{name}.{arm}") for arm, by_kind in (group or {}).items()}
+
+
+def _by_kind(by_kind: Any, name: str) -> Results:
+    return {kind: _figure(figure, f"{name}.{kind}") for kind, figure in (by_kind or {}).items() if figure is not None}
+
+
+def _figure(value: Any, name: str) -> Figure:
+    fields = ("n", "accuracy", "ci_low", "ci_high")
+    absent = [f for f in fields if not isinstance(value, Mapping) or not isinstance(value.get(f), int | float)]
+    if absent:
+        raise ReportError(f"{name}: a figure needs the numbers {', '.join(fields)}; {', '.join(absent)} is missing")
+    figure = Figure(int(value["n"]), *(float(value[f]) for f in fields[1:]))
+    if figure.n < 1 or not 0 <= figure.low <= figure.accuracy <= figure.high <= 1:
+        raise ReportError(f"{name}: {dict(value)} must have n >= 1 and 0 <= ci_low <= accuracy <= ci_high <= 1")
+    return figure
+
+
+def kinds(groups: Sequence[Results]) -> tuple[list[str], list[str]]:
+    """Kinds of query that any of the groups has, and the finer ones ("backward/count"): headline first, "all" last."""
+    every = {kind for group in groups for kind in group}
+    order = sorted(every, key=lambda kind: (kind == "all", kind.split("/")[0] != HEADLINE_KIND, kind))
+    return [kind for kind in order if "/" not in kind], [kind for kind in order if "/" in kind]
+
+
+def control_arm(report: Mapping[str, Any]) -> str:
+    return str(report.get("control_arm") or CONTROL_ARM)
+
+
+def kv_arm(report: Mapping[str, Any]) -> str | None:
+    return report.get("kv_arm")
+
+
+def baseline_arm(report: Mapping[str, Any]) -> str:
+    return str(report.get("baseline_arm") or BASELINE_ARM)
+
+
+def difference(figure: Figure | None, other: Figure | None) -> float | None:
+    """figure - other, as a share; None where one is missing."""
+    return figure.accuracy - other.accuracy if figure and other else None
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """One sentence: what thinking does for questions about the past, computed from the figures."""
+    arms = results(report.get("arms"), "report.arms")
+    names = (control_arm(report), baseline_arm(report))
+    found = [(name, arms.get(name, {}).get(HEADLINE_KIND)) for name in names]
+    lacking = [name for name, figure in found if figure is None]
+    if lacking:
+        return f"No headline: {' and '.join(lacking)} has no figure for {HEADLINE_KIND} queries in this report."
+    (_, arm), (_, base) = found
+    assert arm and base
+    verdict = (
+        "the intervals overlap, so no difference is shown" if arm.overlaps(base) else "the intervals do not overlap"
+    )
+    return (
+        f"Of {HEADLINE_KIND} queries {names[0]} answers {percent(arm.accuracy)} {arm.interval} (n = {arm.n}), "
+        f"{names[1]} {percent(base.accuracy)} {base.interval} (n = {base.n}): "
+        f"{points(arm.accuracy - base.accuracy)} points; {verdict}."
+    )
+
+
+def facts(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Any JSON value as (dotted name, text) pairs; lists of plain values stay in one line."""
+    if isinstance(value, Mapping) and value:
+        return [pair for key, item in value.items() for pair in facts(item, f"{name}.{key}" if name else key)]
+    if isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value):
+        return [pair for i, item in enumerate(value) for pair in facts(item, f"{name}[{i}]")]
+    if isinstance(value, list | tuple):
+        return [(name, ", ".join(_plain(item) for item in value) or "none")]
+    return [(name, _plain(value))]
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    if isinstance(value, Mapping):
+        return "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return json.dumps(value, ensure_ascii=False)[1:-1] or "(empty)" if isinstance(value, str) else str(value)

@@ -1,0 +1,30 @@
+"""What the report shows and its JSON cannot hold: frames of one episode, and the rows whose masks are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evaluation.report import MaskPicture, Pictures
+from evaluation.timeline import Timeline
+from whilst.backbones.base import load_spec
+from whilst.checkpoint import read_contract
+from whilst.clips import segment_clips, shapes
+from whilst.render import Renderer
+from whilst.sample import read_jsonl
+
+
+def take_pictures(arms: Mapping[str, str], samples: str) -> Pictures:
+    """The first sample of the file, which every arm's report shows, and its rendered row for each arm's layout."""
+    from transformers import AutoTokenizer
+
+    sample = read_jsonl(samples)[0]
+    masks = {}
+    clips = []
+    for arm, path in arms.items():
+        contract = read_contract(path)
+        clips = segment_clips(sample, contract.fps)
+        spec = load_spec(path)
+        renderer = Renderer(AutoTokenizer.from_pretrained(path), spec, contract.render)
+        shown = sample if contract.thinks else sample.without_thoughts()
+        masks[arm] = MaskPicture(renderer.rows(shown, shapes(clips, spec))[0], renderer.rule)
+    return Pictures(Timeline(sample, clips), masks)

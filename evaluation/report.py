@@ -1,0 +1,286 @@
+"""The report of an evaluation: report.json, report.html beside it with the same figures, and a table for the terminal.
+
+The page is one file that needs neither network nor scripts. Every number and every said word on it comes from the
+report's mapping; what the mapping does not have is shown as missing. What JSON cannot hold comes in `Pictures`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from evaluation import charts
+from evaluation import figures as f
+from evaluation.figures import MISSING, Figure, Results
+from evaluation.style import CSS
+from evaluation.timeline import Timeline, colour_of, timeline_section
+from whilst.render import TokenRow
+from whilst.visibility import Rule
+
+__all__ = ["MaskPicture", "Pictures", "Timeline", "print_table", "write_report"]
+
+# what a control takes away (evaluation/controls.py)
+TAKEN_AWAY = {
+    "thoughts_shuffled": "at every query the text memory is another video's",
+    "thoughts_dropped": "at every query the text memory is empty",
+    "text_only": "no video at all: the query alone",
+    "last_frames": "only the last frames before a query are watched",
+    "thoughts_swapped": "it writes another video's thoughts while it watches its own",
+}
+
+
+@dataclass(frozen=True)
+class MaskPicture:
+    """A rendered row of an arm's layout, and the rule under which the arm was trained on it."""
+
+    row: TokenRow
+    rule: Rule
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a page shows beside the figures: one episode's frames, and one row's mask for each arm."""
+
+    timeline: Timeline | None = None
+    masks: Mapping[str, MaskPicture] = field(default_factory=dict)
+
+
+def write_report(report: Mapping[str, Any], out_dir: Path, pictures: Pictures) -> Path:
+    """Write report.json (the mapping as it is) and report.html into `out_dir`; returns the path of the page.
+
+    Raises ReportError, before anything is written, for NaN, infinity, or what is no JSON value.
+    """
+    f.check_json(report)
+    page = Path(out_dir, "report.html")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    page.with_name("report.json").write_text(text + "\n", encoding="utf-8")
+    page.write_text(render_page(report, pictures), encoding="utf-8")
+    return page
+
+
+def render_page(report: Mapping[str, Any], pictures: Pictures) -> str:
+    """The whole page as HTML."""
+    name = escape(str(report.get("name") or "evaluation"))
+    sections = [
+        ("Accuracy", _accuracy(report)),
+        ("Controls", _controls(report)),
+        ("Learning curves", _curves(report)),
+        ("One video, as it was watched", _timeline(report, pictures)),
+        ("What each token may see", _masks(report, pictures)),
+        ("Settings, durations, code", _settings(report)),
+    ]
+    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">"
+        f"<title>{name}: report</title><style>{CSS}</style></head>"
+        f'<body><header><h1>{name}</h1><p class="headline">{escape(f.headline(report))}</p></header>'
+        f"<main>{body}</main></body></html>\n"
+    )
+
+
+# ---- Parts of the page
+
+
+def _table(caption: str, head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Headers are texts; row names and cells are HTML."""
+    top = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
+    lines = "".join(
+        f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for name, cells in rows
+    )
+    return (
+        f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0"><table>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _cell(figure: Figure | None) -> str:
+    if figure is None:
+        return f'<span class="faint">{MISSING}</span>'
+    return f"<b>{f.percent(figure.accuracy)}</b> <small>{figure.interval}<br>n = {figure.n}</small>"
+
+
+def _points(difference: float | None) -> str:
+    return f'<span class="faint">{MISSING}</span>' if difference is None else f.points(difference)
+
+
+def _swatch(report: Mapping[str, Any], arm: str) -> str:
+    return f'<span class="swatch" style="background:{colour_of(report, arm)}"></span>{escape(arm)}'
+
+
+def _figures_table(caption: str, names: Mapping[str, str], groups: Mapping[str, Results], kinds: Sequence[str]) -> str:
+    """names: row titles (HTML) by the names of `groups`."""
+    rows = [(title, [_cell(groups[name].get(kind)) for kind in kinds]) for name, title in names.items()]
+    return _table(caption, ["", *kinds], rows)
+
+
+def _accuracy(report: Mapping[str, Any]) -> str:
+    arms = f.results(report.get("arms"), "report.arms")
+    main, fine = f.kinds(list(arms.values()))
+    names = {arm: _swatch(report, arm) for arm in arms}
+    parts = [
+        charts.legend({arm: colour_of(report, arm) for arm in arms}),
+        f'<div class="scroll">{charts.bars(arms, main, "Accuracy by kind of query and arm")}</div>',
+        _figures_table("Accuracy by arm and kind of query, with 95% intervals", names, arms, main),
+    ]
+    if fine:
+        table = _figures_table("Accuracy by finer kind of query", names, arms, fine)
+        parts.append(f"<details><summary>Finer kinds of query</summary>{table}</details>")
+    written = {
+        arm: ["none written" if share is None else f.percent(share)]
+        for arm, share in (report.get("thoughts") or {}).items()
+    }
+    unfinished = {arm: [str(count)] for arm, count in (report.get("unfinished") or {}).items()}
+    for title, column, cells in (
+        ("Thoughts that are right word for word", "share", written),
+        ("Answers cut at the token limit, counted as wrong", "queries", unfinished),
+    ):
+        if cells:
+            parts.append(_table(title, ["", column], [(_swatch(report, arm), cell) for arm, cell in cells.items()]))
+    return "".join(parts)
+
+
+def _controls(report: Mapping[str, Any]) -> str:
+    parts = []
+    for key, arm, memory in (
+        ("controls", f.control_arm(report), "text memory"),
+        ("controls_kv", f.kv_arm(report), "KV memory"),
+    ):
+        groups = f.results(report.get(key), f"report.{key}")
+        if groups and arm is not None:
+            parts.append(_control_tables(report, groups, arm, memory))
+        else:
+            parts.append(f"<p>Controls of {memory}: {MISSING} in this report.</p>")
+    return "".join(parts)
+
+
+def _control_tables(report: Mapping[str, Any], controls: Mapping[str, Results], arm: str, memory: str) -> str:
+    arms = f.results(report.get("arms"), "report.arms")
+    base = f.baseline_arm(report)
+    own, other = arms.get(arm, {}), arms.get(base, {})
+    main, fine = f.kinds([*controls.values(), own, other])
+
+    def table(kind: str) -> str:
+        def row(title: str, figure: Figure | None, to_arm: str, to_base: str) -> tuple[str, list[str]]:
+            return title, [_cell(figure), to_arm, to_base]
+
+        def delta(figure: Figure | None, against: Results) -> str:
+            return _points(f.difference(figure, against.get(kind)))
+
+        rows = [row(_swatch(report, arm), own.get(kind), "", delta(own.get(kind), other))]
+        for name, figures in controls.items():
+            title = f"{escape(name)}<br><small>{escape(TAKEN_AWAY.get(name, ''))}</small>"
+            figure = figures.get(kind)
+            rows.append(row(title, figure, delta(figure, own), delta(figure, other)))
+        rows.append(row(_swatch(report, base), other.get(kind), delta(other.get(kind), own), ""))
+        head = ["", f"accuracy, {kind}", f"points to {arm}", f"points to {base}"]
+        return _table(f"{arm} ({memory}) and its controls: {kind} queries", head, rows)
+
+    first = f.HEADLINE_KIND if f.HEADLINE_KIND in main else main[0]
+    rest = "".join(table(kind) for kind in [*main, *fine] if kind != first)
+    return table(first) + f"<details><summary>The other kinds of query, {memory}</summary>{rest}</details>"
+
+
+def _curves(report: Mapping[str, Any]) -> str:
+    curves = report.get("curves") or {}
+    arms = dict.fromkeys([*(report.get("arms") or {}), *curves])
+    if not any(curves.values()):
+        return f"<p>Learning curves: {MISSING} in this report.</p>"
+
+    def chart(key: str, title: str, top: float | None) -> str:
+        series = {
+            arm: [(float(p["step"]), float(p[key])) for p in curves.get(arm) or () if p.get(key) is not None]
+            for arm in arms
+        }
+        return f"<figure><figcaption>{title}</figcaption>{charts.lines(series, title, top)}</figure>"
+
+    absent = [arm for arm in arms if not curves.get(arm)]
+    note = f'<p class="faint">No curve: {escape(", ".join(absent))} ({MISSING}).</p>' if absent else ""
+    return (
+        charts.legend({arm: colour_of(report, arm) for arm in arms})
+        + f'<div class="pair">{chart("loss", "Loss", None)}{chart("mean_token_accuracy", "Token accuracy", 1.0)}</div>'
+        + note
+    )
+
+
+def _timeline(report: Mapping[str, Any], pictures: Pictures) -> str:
+    if pictures.timeline is None:
+        return f"<p>Episode: {MISSING} in this report.</p>"
+    return timeline_section(report, pictures.timeline)
+
+
+def _masks(report: Mapping[str, Any], pictures: Pictures) -> str:
+    parts = [
+        "<p>A row of the picture is a token that looks, a column a token that is looked at, coloured by what that is. "
+        "Grey is past but hidden; empty is future.</p>",
+        charts.legend({name: shade for name, (_, shade) in charts.KEYS.items()}),
+    ]
+    for arm in dict.fromkeys([*(report.get("arms") or {}), *pictures.masks]):
+        if arm not in pictures.masks:
+            parts.append(f'<p>{_swatch(report, arm)}: <span class="faint">{MISSING}</span></p>')
+            continue
+        row, rule = pictures.masks[arm].row, pictures.masks[arm].rule
+        params = "".join(f", {key} = {value}" for key, value in rule.params.items())
+        picture = charts.mask_picture(row, rule, f"Visibility mask of arm {arm}")
+        parts.append(
+            f'<figure class="mask"><figcaption>{_swatch(report, arm)}: rule {escape(rule.name + params)}, '
+            f'{len(row)} tokens, sample <code>{escape(row.sample_id)}</code></figcaption><div class="scroll">{picture}'
+            "</div></figure>"
+        )
+    return "".join(parts)
+
+
+def _facts(caption: str, value: Any) -> str:
+    return _table(caption, ["", "value"], [(escape(name), [escape(text)]) for name, text in f.facts(value)])
+
+
+def _settings(report: Mapping[str, Any]) -> str:
+    titles = {"code": "Code", "seconds": "Durations, in seconds", "settings": "Settings and seeds"}
+    return "".join(
+        f"<details><summary>{title}</summary>{_facts(title, report[key])}</details>"
+        if report.get(key)
+        else f"<p>{title}: {MISSING} in this report.</p>"
+        for key, title in titles.items()
+    )
+
+
+# ---- The terminal
+
+
+def print_table(report: Mapping[str, Any], console: Console | None = None) -> list[Table]:
+    """Print accuracy by arm and kind, and the controls where there are any; returns the tables."""
+    arms = f.results(report.get("arms"), "report.arms")
+    controls = f.results(report.get("controls"), "report.controls")
+    tables = [_terminal("Accuracy (95% interval)", arms, f.kinds(list(arms.values()))[0])]
+    if controls:
+        own = arms.get(f.control_arm(report), {})
+        table = _terminal(f"Controls of {f.control_arm(report)}", controls, f.kinds(list(controls.values()))[0], own)
+        tables.append(table)
+    for table in tables:
+        (console or Console()).print(table)
+    return tables
+
+
+def _terminal(title: str, groups: Mapping[str, Results], kinds: Sequence[str], versus: Results | None = None) -> Table:
+    """versus: what the differences, in points, are taken to."""
+    table = Table("", *kinds, title=title)
+    for name, figures in groups.items():
+        cells = []
+        for kind in kinds:
+            figure = figures.get(kind)
+            delta = f.difference(figure, versus.get(kind)) if versus else None
+            shown = f"{f.percent(figure.accuracy)} {figure.interval}" if figure else MISSING
+            cells.append(shown if delta is None else f"{shown} {f.points(delta)}")
+        table.add_row(name, *cells)
+    return table

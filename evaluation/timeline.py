@@ -1,0 +1,146 @@
+"""One episode as a page shows it: frames as they arrived, thoughts under them, queries and replies at their times.
+
+The words come from the report's own episodes, and what is right is what the scorer says (`scores.score`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from evaluation.charts import colour, frame
+from evaluation.figures import MISSING, ReportError
+from evaluation.predict import Episode, Reply
+from evaluation.scores import Scored, score
+from whilst.clips import SegmentClip
+from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A sample whose episodes the report holds, and its frames: clips[i] belongs to its i-th segment."""
+
+    sample: Sample
+    clips: Sequence[SegmentClip]
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """What one arm did on the sample: replies by (query, time), thoughts by time, outcomes by query."""
+
+    tag: str
+    thoughts: Mapping[float, tuple[str, bool]]
+    replies: Mapping[tuple[str, float], Reply]
+    scored: Mapping[str, Scored]
+
+
+def timeline_section(report: Mapping[str, Any], timeline: Timeline) -> str:
+    """The sample's events in order, as an HTML list. ReportError where the report has no episode of the sample."""
+    sample = timeline.sample
+    if len(timeline.clips) != len(sample.segments()):
+        raise ReportError(
+            f"sample {sample.id}: {len(timeline.clips)} clips for {len(sample.segments())} segments; give one a segment"
+        )
+    watched, absent = [], []
+    for i, (arm, episodes) in enumerate((report.get("episodes") or {}).items()):
+        tag = f'<span class="tag"><span class="swatch" style="background:{colour_of(report, arm, i)}"></span>{escape(arm)}</span>'
+        found = [episode for episode in episodes or () if episode["sample"] == sample.id]
+        if found:
+            watched.append(_watched(tag, found[0], sample))
+        else:
+            absent.append(arm)
+    if not watched:
+        raise ReportError(f"report.episodes: no arm has an episode of sample {sample.id!r}; show one that is there")
+    clips = iter(timeline.clips)
+    gold = {event.time: event.text for event in sample.events if isinstance(event, Thought)}
+    queries = {query.id: query for query in sample.queries()}
+    last_poll = {event.query: i for i, event in enumerate(sample.events) if _is_poll(event)}
+    items = []
+    for i, event in enumerate(sample.events):
+        if isinstance(event, Segment):
+            items.append(_segment(event, next(clips), watched, gold))
+        elif isinstance(event, Query):
+            following = sample.events[i + 1] if i + 1 < len(sample.events) else None
+            if not (_is_poll(following) and following.query == event.id and following.time == event.time):
+                items.append(_moment(event.time, _question(event) + '<p class="faint">stands from here on</p>'))
+        elif _is_poll(event):
+            assert isinstance(event, Answer | Silence)
+            query = queries[str(event.query)]
+            body = "".join(_reply(arm, query, event.time, last=last_poll[event.query] == i) for arm in watched)
+            items.append(_moment(event.time, _question(query) + f'<ul class="plain">{body}</ul>'))
+    note = f'<p class="faint">No episode of this sample: {escape(", ".join(absent))} ({MISSING}).</p>' if absent else ""
+    return f'<p>Sample <code>{escape(sample.id)}</code>.</p>{note}<ol class="timeline">{"".join(items)}</ol>'
+
+
+def colour_of(report: Mapping[str, Any], arm: str, otherwise: int = 0) -> str:
+    """The colour that an arm has everywhere on the page."""
+    arms = list(report.get("arms") or {})
+    return colour(arms.index(arm) if arm in arms else len(arms) + otherwise)
+
+
+def _is_poll(event: object) -> bool:
+    return isinstance(event, Answer) or (isinstance(event, Silence) and event.query is not None)
+
+
+def _watched(tag: str, record: Mapping[str, Any], sample: Sample) -> _Watched:
+    episode = Episode(
+        sample.id,
+        [(float(time), text, finished) for time, text, finished in record["thoughts"]],
+        [Reply(r["query"], float(r["time"]), r["text"], r["finished"]) for r in record["replies"]],
+    )
+    return _Watched(
+        tag,
+        {time: (text, finished) for time, text, finished in episode.thoughts},
+        {(reply.query, reply.time): reply for reply in episode.replies},
+        {item.query: item for item in score([sample], [episode])},
+    )
+
+
+def _moment(time: float, body: str) -> str:
+    return f'<li><span class="time">{time:g} s</span><div>{body}</div></li>'
+
+
+def _segment(segment: Segment, clip: SegmentClip, watched: Sequence[_Watched], gold: Mapping[float, str]) -> str:
+    frames = "".join(
+        f"<figure>{frame(image, f'frame at {time:g} s')}<figcaption>{time:g} s</figcaption></figure>"
+        for image, time in zip(clip.images, clip.times, strict=True)
+    )
+    thoughts = []
+    for arm in watched:
+        if segment.end in arm.thoughts:
+            text, finished = arm.thoughts[segment.end]
+            expected = gold.get(segment.end)
+            mark = _mark(finished and text.strip() == expected.strip(), expected) if expected is not None else ""
+            thoughts.append(f"<li>{arm.tag}thinks {_said(text, finished)}{mark}</li>")
+    listed = f'<ul class="plain">{"".join(thoughts)}</ul>' if thoughts else ""
+    span = f'<span class="time">{segment.start:g}–{segment.end:g} s</span>'
+    return f'<li>{span}<div><div class="frames">{frames}</div>{listed}</div></li>'
+
+
+def _question(query: Query) -> str:
+    kind = f' <span class="faint">{escape(query.kind)}</span>' if query.kind else ""
+    return f'<p class="query">{escape(query.text)}{kind}</p>'
+
+
+def _reply(arm: _Watched, query: Query, time: float, *, last: bool) -> str:
+    """One arm's reply at one time; the outcome of the whole query stands at its last one."""
+    reply = arm.replies.get((query.id, time))
+    said = _said(reply.text, reply.finished) if reply else f'<span class="faint">{MISSING}</span>'
+    early = query.kind == "forward" and query.window is not None and time < query.window[0]
+    if reply and reply.text and early:
+        said += ' <span class="wrong">too early</span>'
+    scored = arm.scored[query.id]
+    return f"<li>{arm.tag}{said}{_mark(scored.right, scored.expected) if last else ''}</li>"
+
+
+def _said(text: str, finished: bool) -> str:
+    words = f"<q>{escape(text.strip())}</q>" if text.strip() else '<span class="faint">(silence)</span>'
+    return words + ("" if finished else ' <span class="faint">(cut at the token limit)</span>')
+
+
+def _mark(right: bool, expected: str) -> str:
+    if right:
+        return ' <span class="right">✓ right</span>'
+    return f' <span class="wrong">✗ wrong</span> <span class="faint">expected</span> <q>{escape(expected.strip())}</q>'
