@@ -11,17 +11,20 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from evaluation.figures import Figure, percent
+from evaluation.figures import Figure, ReportError, percent
 from whilst.render import Role, TokenRow
 from whilst.visibility import GENERATED, Rule, Tokens, dense_mask
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; all of them stand out on white and on black
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8a8a")
 DASHES = ("none", "7 3", "2 3", "9 3 2 3")
+
+LONGEST_ROW = 4096  # tokens; the picture of a mask has as many pixels squared
 
 # what a key token is -> its roles and its colour in the picture of a mask
 KEYS: Mapping[str, tuple[tuple[Role, ...], str]] = {
@@ -33,22 +36,35 @@ KEYS: Mapping[str, tuple[tuple[Role, ...], str]] = {
 }
 
 
-def colour(i: int) -> str:
-    return PALETTE[i % len(PALETTE)]
+def arm_colours(report: Mapping[str, Any]) -> dict[str, str]:
+    """The colour that each arm of a report has everywhere on the page."""
+    arms = dict.fromkeys(arm for part in ("arms", "curves", "episodes") for arm in report.get(part) or {})
+    return {arm: PALETTE[i % len(PALETTE)] for i, arm in enumerate(arms)}
+
+
+def named(name: str, shade: str) -> str:
+    """A name with its colour before it, as HTML."""
+    return f'<span class="name"><span class="swatch" style="background:{shade}"></span>{escape(name)}</span>'
 
 
 def legend(entries: Mapping[str, str]) -> str:
     """Names with their colours, as an HTML list."""
+    return f'<ul class="legend">{"".join(f"<li>{named(*entry)}</li>" for entry in entries.items())}</ul>'
+
+
+def curve_legend(colours: Mapping[str, str]) -> str:
+    """As `legend`, with the dash of each curve."""
     items = "".join(
-        f'<li><span class="swatch" style="background:{shade}"></span>{escape(name)}</li>'
-        for name, shade in entries.items()
+        f'<li><svg class="key" viewBox="0 0 30 8" aria-hidden="true"><line x1="0" y1="4" x2="30" y2="4" class="curve" '
+        f'stroke="{shade}" stroke-dasharray="{DASHES[i % len(DASHES)]}"/></svg>{escape(name)}</li>'
+        for i, (name, shade) in enumerate(colours.items())
     )
     return f'<ul class="legend">{items}</ul>'
 
 
 def _svg(width: float, height: float, title: str, description: str, body: Sequence[str]) -> str:
     return (
-        f'<svg role="img" viewBox="0 0 {width:g} {height:g}" style="min-width:{min(width, 520):g}px">'
+        f'<svg role="img" viewBox="0 0 {width:g} {height:g}" style="min-width:{0.8 * width:g}px">'
         f"<title>{escape(title)}</title><desc>{escape(description)}</desc>{''.join(body)}</svg>"
     )
 
@@ -64,7 +80,9 @@ def _line(x1: float, y1: float, x2: float, y2: float, extra: str) -> str:
 # ---- Bars
 
 
-def bars(series: Mapping[str, Mapping[str, Figure]], groups: Sequence[str], title: str) -> str:
+def bars(
+    series: Mapping[str, Mapping[str, Figure]], groups: Sequence[str], colours: Mapping[str, str], title: str
+) -> str:
     """Accuracy by group (kind of query) and series (arm), with whiskers for the intervals. What is missing says so."""
     width, height, left, top, bottom = 720.0, 300.0, 44.0, 14.0, 34.0
     plot = height - top - bottom
@@ -91,7 +109,7 @@ def bars(series: Mapping[str, Mapping[str, Figure]], groups: Sequence[str], titl
             middle, cap = x + thick / 2, min(thick / 4, 5)
             body.append(
                 f'<g><title>{escape(label)}</title><rect x="{x + thick * 0.06:.1f}" y="{y(figure.accuracy):.1f}" '
-                f'width="{thick * 0.88:.1f}" height="{max(plot * figure.accuracy, 1):.1f}" fill="{colour(s)}"/>'
+                f'width="{thick * 0.88:.1f}" height="{max(plot * figure.accuracy, 1):.1f}" fill="{colours[name]}"/>'
                 + _line(middle, y(figure.low), middle, y(figure.high), 'class="whisker"')
                 + _line(middle - cap, y(figure.low), middle + cap, y(figure.low), 'class="whisker"')
                 + _line(middle - cap, y(figure.high), middle + cap, y(figure.high), 'class="whisker"')
@@ -112,7 +130,12 @@ def _ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def lines(series: Mapping[str, Sequence[tuple[float, float]]], title: str, top_value: float | None = None) -> str:
+def lines(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    colours: Mapping[str, str],
+    title: str,
+    top_value: float | None = None,
+) -> str:
     """Curves of (step, value) points by series, from 0 up to `top_value` or the greatest value."""
     width, height, left, right, top, bottom = 420.0, 250.0, 44.0, 14.0, 12.0, 38.0
     every = [point for points in series.values() for point in points]
@@ -141,7 +164,7 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], title: str, top_v
         label = f"{name}: from {points[0][1]:.4g} at step {points[0][0]:g} to {points[-1][1]:.4g} at {points[-1][0]:g}"
         body.append(
             f"<g><title>{escape(label)}</title>"
-            f'<polyline points="{path}" class="curve" stroke="{colour(i)}" stroke-dasharray="{dash}"/></g>'
+            f'<polyline points="{path}" class="curve" stroke="{colours[name]}" stroke-dasharray="{dash}"/></g>'
         )
     return _svg(width, height, title, "Curves by arm over training steps.", body)
 
@@ -173,6 +196,11 @@ def frame(image: np.ndarray, alt: str) -> str:
 
 def mask_image(row: TokenRow, rule: Rule) -> np.ndarray:
     """(L, L, 4) uint8: pixel (q, k) has the colour of key k where query token q may attend to it, else is clear."""
+    if len(row) > LONGEST_ROW:
+        raise ReportError(
+            f"sample {row.sample_id}: a row of {len(row)} tokens is too long to draw (at most {LONGEST_ROW}); "
+            "take a sample with fewer segments or smaller frames"
+        )
     allowed = dense_mask(rule, Tokens.of(row.meta)).numpy()
     shades = np.zeros((len(row), 4), np.uint8)
     for roles, shade in KEYS.values():
@@ -181,29 +209,38 @@ def mask_image(row: TokenRow, rule: Rule) -> np.ndarray:
 
 
 def row_turns(row: TokenRow) -> list[tuple[int, str]]:
-    """Where each turn of a row begins, and what it is, e.g. (17, "video 1"), (31, "thought 1")."""
+    """Where each turn of a row begins, and what it is, e.g. (17, "video 1"), (31, "thought 1").
+
+    A turn with a prompt of its own (recurrent layouts, branches) begins at that and is called by what it generates.
+    """
     meta = row.meta
     key = np.stack([meta[name] for name in ("stream", "unit", "branch", "turn", "segment")])
     starts = [0, *(np.flatnonzero((key[:, 1:] != key[:, :-1]).any(0)) + 1).tolist()]
-    turns = []
+    turns: list[tuple[int, str]] = []
+    before = (0, -1)
     for start, stop in zip(starts, [*starts[1:], len(row)], strict=True):
+        own = (int(meta["branch"][start]), int(meta["turn"][start]))
         roles = set(row.roles[start:stop].tolist())
         number = int(meta["now"][start]) + 1
         if int(meta["stream"][start]) == GENERATED:
             name = f"thought {number}" if Role.THOUGHT in roles else "answer"
+            if own == before and own != (0, -1):
+                turns[-1] = (turns[-1][0], name)
+                continue
         elif Role.SYSTEM in roles:
             name = "system"
         elif Role.VISION in roles:
-            name = f"video {number}" + (" + query" if Role.TEXT in roles else "")
+            name = f"video {number}"
         else:
             name = "query" if Role.TEXT in roles else "memory"
         turns.append((start, name))
+        before = own
     return turns
 
 
 def mask_picture(row: TokenRow, rule: Rule, title: str) -> str:
     """The visibility mask of a row: queries downwards, keys to the right, a tick at each turn."""
-    length, side, left, top = len(row), 480.0, 104.0, 92.0
+    length, side, left, top = len(row), 380.0, 62.0, 58.0
     scale = side / length
     image = mask_image(row, rule)
     factor = max(1, 960 // length)
@@ -229,4 +266,4 @@ def mask_picture(row: TokenRow, rule: Rule, title: str) -> str:
         f"{length} tokens. Row: the token that looks; column: the token looked at, coloured by what it is; "
         "grey: in the past but hidden; empty: in the future."
     )
-    return _svg(left + side + 26, top + side + 6, title, description, body)
+    return _svg(left + side + 30, top + side + 4, title, description, body)

@@ -127,13 +127,11 @@ def headline(report: Mapping[str, Any]) -> str:
         return f"No headline: {' and '.join(lacking)} has no figure for {HEADLINE_KIND} queries in this report."
     (_, arm), (_, base) = found
     assert arm and base
-    verdict = (
-        "the intervals overlap, so no difference is shown" if arm.overlaps(base) else "the intervals do not overlap"
-    )
+    verdict = "overlap, so this may be chance" if arm.overlaps(base) else "do not overlap"
     return (
-        f"Of {HEADLINE_KIND} queries {names[0]} answers {percent(arm.accuracy)} {arm.interval} (n = {arm.n}), "
-        f"{names[1]} {percent(base.accuracy)} {base.interval} (n = {base.n}): "
-        f"{points(arm.accuracy - base.accuracy)} points; {verdict}."
+        f"{names[0]} answers {percent(arm.accuracy)} {arm.interval} of {arm.n} {HEADLINE_KIND} queries right, "
+        f"{names[1]} {percent(base.accuracy)} {base.interval} of {base.n}: "
+        f"{points(arm.accuracy - base.accuracy)} points; the 95% intervals {verdict}."
     )
 
 

@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -20,7 +21,7 @@ from evaluation import charts
 from evaluation import figures as f
 from evaluation.figures import MISSING, Figure, Results
 from evaluation.style import CSS
-from evaluation.timeline import Timeline, colour_of, timeline_section
+from evaluation.timeline import Timeline, timeline_section
 from whilst.render import TokenRow
 from whilst.visibility import Rule
 
@@ -116,7 +117,7 @@ def _points(difference: float | None) -> str:
 
 
 def _swatch(report: Mapping[str, Any], arm: str) -> str:
-    return f'<span class="swatch" style="background:{colour_of(report, arm)}"></span>{escape(arm)}'
+    return charts.named(arm, charts.arm_colours(report).get(arm, charts.PALETTE[-1]))
 
 
 def _figures_table(caption: str, names: Mapping[str, str], groups: Mapping[str, Results], kinds: Sequence[str]) -> str:
@@ -129,26 +130,26 @@ def _accuracy(report: Mapping[str, Any]) -> str:
     arms = f.results(report.get("arms"), "report.arms")
     main, fine = f.kinds(list(arms.values()))
     names = {arm: _swatch(report, arm) for arm in arms}
+    colours = charts.arm_colours(report)
     parts = [
-        charts.legend({arm: colour_of(report, arm) for arm in arms}),
-        f'<div class="scroll">{charts.bars(arms, main, "Accuracy by kind of query and arm")}</div>',
+        charts.legend({arm: colours[arm] for arm in arms}),
+        f'<div class="scroll">{charts.bars(arms, main, colours, "Accuracy by kind of query and arm")}</div>',
         _figures_table("Accuracy by arm and kind of query, with 95% intervals", names, arms, main),
     ]
     if fine:
         table = _figures_table("Accuracy by finer kind of query", names, arms, fine)
         parts.append(f"<details><summary>Finer kinds of query</summary>{table}</details>")
-    written = {
-        arm: ["none written" if share is None else f.percent(share)]
-        for arm, share in (report.get("thoughts") or {}).items()
-    }
-    unfinished = {arm: [str(count)] for arm, count in (report.get("unfinished") or {}).items()}
-    for title, column, cells in (
-        ("Thoughts that are right word for word", "share", written),
-        ("Answers cut at the token limit, counted as wrong", "queries", unfinished),
-    ):
-        if cells:
-            parts.append(_table(title, ["", column], [(_swatch(report, arm), cell) for arm, cell in cells.items()]))
+    thoughts, unfinished = report.get("thoughts") or {}, report.get("unfinished") or {}
+    if thoughts or unfinished:
+        rows = [(names[arm], [_share(arm, thoughts), str(unfinished.get(arm, MISSING))]) for arm in arms]
+        head = ["", "thoughts right word for word", "queries without a finished reply (wrong)"]
+        parts.append(_table("Beside the accuracy", head, rows))
     return "".join(parts)
+
+
+def _share(arm: str, thoughts: Mapping[str, float | None]) -> str:
+    share = thoughts.get(arm)
+    return f.percent(share) if share is not None else "none written" if arm in thoughts else MISSING
 
 
 def _controls(report: Mapping[str, Any]) -> str:
@@ -184,7 +185,7 @@ def _control_tables(report: Mapping[str, Any], controls: Mapping[str, Results], 
             figure = figures.get(kind)
             rows.append(row(title, figure, delta(figure, own), delta(figure, other)))
         rows.append(row(_swatch(report, base), other.get(kind), delta(other.get(kind), own), ""))
-        head = ["", f"accuracy, {kind}", f"points to {arm}", f"points to {base}"]
+        head = ["", f"accuracy, {kind}", f"points from {arm}", f"points from {base}"]
         return _table(f"{arm} ({memory}) and its controls: {kind} queries", head, rows)
 
     first = f.HEADLINE_KIND if f.HEADLINE_KIND in main else main[0]
@@ -194,7 +195,8 @@ def _control_tables(report: Mapping[str, Any], controls: Mapping[str, Results], 
 
 def _curves(report: Mapping[str, Any]) -> str:
     curves = report.get("curves") or {}
-    arms = dict.fromkeys([*(report.get("arms") or {}), *curves])
+    colours = charts.arm_colours(report)
+    arms = [arm for arm in colours if arm in curves or arm in (report.get("arms") or {})]
     if not any(curves.values()):
         return f"<p>Learning curves: {MISSING} in this report.</p>"
 
@@ -203,12 +205,12 @@ def _curves(report: Mapping[str, Any]) -> str:
             arm: [(float(p["step"]), float(p[key])) for p in curves.get(arm) or () if p.get(key) is not None]
             for arm in arms
         }
-        return f"<figure><figcaption>{title}</figcaption>{charts.lines(series, title, top)}</figure>"
+        return f"<figure><figcaption>{title}</figcaption>{charts.lines(series, colours, title, top)}</figure>"
 
     absent = [arm for arm in arms if not curves.get(arm)]
     note = f'<p class="faint">No curve: {escape(", ".join(absent))} ({MISSING}).</p>' if absent else ""
     return (
-        charts.legend({arm: colour_of(report, arm) for arm in arms})
+        charts.curve_legend({arm: colours[arm] for arm in arms})
         + f'<div class="pair">{chart("loss", "Loss", None)}{chart("mean_token_accuracy", "Token accuracy", 1.0)}</div>'
         + note
     )
@@ -221,24 +223,24 @@ def _timeline(report: Mapping[str, Any], pictures: Pictures) -> str:
 
 
 def _masks(report: Mapping[str, Any], pictures: Pictures) -> str:
-    parts = [
-        "<p>A row of the picture is a token that looks, a column a token that is looked at, coloured by what that is. "
-        "Grey is past but hidden; empty is future.</p>",
-        charts.legend({name: shade for name, (_, shade) in charts.KEYS.items()}),
-    ]
+    figures = []
     for arm in dict.fromkeys([*(report.get("arms") or {}), *pictures.masks]):
         if arm not in pictures.masks:
-            parts.append(f'<p>{_swatch(report, arm)}: <span class="faint">{MISSING}</span></p>')
+            figures.append(f'<p>{_swatch(report, arm)}: <span class="faint">{MISSING}</span></p>')
             continue
         row, rule = pictures.masks[arm].row, pictures.masks[arm].rule
         params = "".join(f", {key} = {value}" for key, value in rule.params.items())
         picture = charts.mask_picture(row, rule, f"Visibility mask of arm {arm}")
-        parts.append(
-            f'<figure class="mask"><figcaption>{_swatch(report, arm)}: rule {escape(rule.name + params)}, '
-            f'{len(row)} tokens, sample <code>{escape(row.sample_id)}</code></figcaption><div class="scroll">{picture}'
-            "</div></figure>"
+        figures.append(
+            f"<figure><figcaption>{_swatch(report, arm)}: rule {escape(rule.name + params)}, {len(row)} tokens, "
+            f'sample <code>{escape(row.sample_id)}</code></figcaption><div class="scroll">{picture}</div></figure>'
         )
-    return "".join(parts)
+    return (
+        "<p>A row of the picture is a token that looks, a column a token that is looked at, coloured by what that is. "
+        "Grey is past but hidden; empty is future.</p>"
+        + charts.legend({name: shade for name, (_, shade) in charts.KEYS.items()})
+        + f'<div class="pair masks">{"".join(figures)}</div>'
+    )
 
 
 def _facts(caption: str, value: Any) -> str:
@@ -262,10 +264,11 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> li
     """Print accuracy by arm and kind, and the controls where there are any; returns the tables."""
     arms = f.results(report.get("arms"), "report.arms")
     controls = f.results(report.get("controls"), "report.controls")
-    tables = [_terminal("Accuracy (95% interval)", arms, f.kinds(list(arms.values()))[0])]
+    tables = [_terminal("Accuracy in percent, with 95% intervals", arms, f.kinds(list(arms.values()))[0])]
     if controls:
-        own = arms.get(f.control_arm(report), {})
-        table = _terminal(f"Controls of {f.control_arm(report)}", controls, f.kinds(list(controls.values()))[0], own)
+        arm = f.control_arm(report)
+        own = arms.get(arm, {})
+        table = _terminal(f"Controls, with points from {arm}", controls, f.kinds(list(controls.values()))[0], own)
         tables.append(table)
     for table in tables:
         (console or Console()).print(table)
@@ -273,14 +276,19 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> li
 
 
 def _terminal(title: str, groups: Mapping[str, Results], kinds: Sequence[str], versus: Results | None = None) -> Table:
-    """versus: what the differences, in points, are taken to."""
-    table = Table("", *kinds, title=title)
+    """versus: what the differences, in points, are taken to. Cells have lines of their own, to fit 80 columns."""
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for kind in kinds:
+        table.add_column(kind, no_wrap=True)
     for name, figures in groups.items():
         cells = []
         for kind in kinds:
             figure = figures.get(kind)
             delta = f.difference(figure, versus.get(kind)) if versus else None
-            shown = f"{f.percent(figure.accuracy)} {figure.interval}" if figure else MISSING
-            cells.append(shown if delta is None else f"{shown} {f.points(delta)}")
+            shown = (
+                f"{f.percent(figure.accuracy)}\n{100 * figure.low:.0f}-{100 * figure.high:.0f}" if figure else MISSING
+            )
+            cells.append(shown if delta is None else f"{shown}\n{f.points(delta)}")
         table.add_row(name, *cells)
     return table

@@ -18,11 +18,12 @@ h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; padding-top: .75rem; border-to
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .25rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--rule); }
-thead th { white-space: nowrap; color: var(--soft); font-weight: 600; }
+thead th { color: var(--soft); font-weight: 600; }
 tbody th { font-weight: 500; }
 td small { display: block; line-height: 1.3; white-space: nowrap; }
 summary { cursor: pointer; padding: .35rem 0; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; padding: 0; margin: .5rem 0; }
+.name { white-space: nowrap; }
 .swatch { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border-radius: 2px; }
 svg { display: block; width: 100%; height: auto; }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor; }
@@ -36,8 +37,10 @@ svg .small { font-size: 10.5px; }
 .pixels, .frame { image-rendering: pixelated; }
 figure { margin: 0; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 1rem; }
-.pair svg { min-width: 0 !important; }
-.mask { margin: 1.5rem 0; max-width: 42rem; }
+.pair > figure > svg { min-width: 0 !important; }
+.masks { grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); margin-top: 1rem; }
+.masks > * { min-width: 0; }
+.key { display: inline-block; width: 30px; margin-right: .4em; vertical-align: middle; }
 .timeline, .plain { list-style: none; padding: 0; margin: 0; }
 .timeline > li { display: grid; grid-template-columns: 4.5rem 1fr; gap: .75rem; padding: .6rem 0;
   border-bottom: 1px solid var(--rule); }

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, TypeGuard
 
-from evaluation.charts import colour, frame
+from evaluation.charts import arm_colours, frame, named
 from evaluation.figures import MISSING, ReportError
 from evaluation.predict import Episode, Reply
 from evaluation.scores import Scored, score
 from whilst.clips import SegmentClip
-from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought
+from whilst.sample import Answer, Event, Query, Sample, Segment, Silence, Thought
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ def timeline_section(report: Mapping[str, Any], timeline: Timeline) -> str:
             f"sample {sample.id}: {len(timeline.clips)} clips for {len(sample.segments())} segments; give one a segment"
         )
     watched, absent = [], []
-    for i, (arm, episodes) in enumerate((report.get("episodes") or {}).items()):
-        tag = f'<span class="tag"><span class="swatch" style="background:{colour_of(report, arm, i)}"></span>{escape(arm)}</span>'
-        found = [episode for episode in episodes or () if episode["sample"] == sample.id]
+    for arm, shade in arm_colours(report).items():
+        episodes = (report.get("episodes") or {}).get(arm) or ()
+        found = [episode for episode in episodes if episode["sample"] == sample.id]
         if found:
-            watched.append(_watched(tag, found[0], sample))
+            watched.append(_watched(f'<span class="tag">{named(arm, shade)}</span>', found[0], sample))
         else:
             absent.append(arm)
     if not watched:
@@ -56,31 +56,24 @@ def timeline_section(report: Mapping[str, Any], timeline: Timeline) -> str:
     clips = iter(timeline.clips)
     gold = {event.time: event.text for event in sample.events if isinstance(event, Thought)}
     queries = {query.id: query for query in sample.queries()}
-    last_poll = {event.query: i for i, event in enumerate(sample.events) if _is_poll(event)}
+    polls = [event for event in sample.events if _is_poll(event)]
+    last_poll = {event.query: event for event in polls}
+    asked_at_once = {(event.query, event.time) for event in polls}
     items = []
-    for i, event in enumerate(sample.events):
+    for event in sample.events:
         if isinstance(event, Segment):
             items.append(_segment(event, next(clips), watched, gold))
-        elif isinstance(event, Query):
-            following = sample.events[i + 1] if i + 1 < len(sample.events) else None
-            if not (_is_poll(following) and following.query == event.id and following.time == event.time):
-                items.append(_moment(event.time, _question(event) + '<p class="faint">stands from here on</p>'))
+        elif isinstance(event, Query) and (event.id, event.time) not in asked_at_once:
+            items.append(_moment(event.time, _question(event) + '<p class="faint">stands from here on</p>'))
         elif _is_poll(event):
-            assert isinstance(event, Answer | Silence)
-            query = queries[str(event.query)]
-            body = "".join(_reply(arm, query, event.time, last=last_poll[event.query] == i) for arm in watched)
+            query, last = queries[str(event.query)], last_poll[event.query] is event
+            body = "".join(_reply(arm, query, event.time, last=last) for arm in watched)
             items.append(_moment(event.time, _question(query) + f'<ul class="plain">{body}</ul>'))
     note = f'<p class="faint">No episode of this sample: {escape(", ".join(absent))} ({MISSING}).</p>' if absent else ""
     return f'<p>Sample <code>{escape(sample.id)}</code>.</p>{note}<ol class="timeline">{"".join(items)}</ol>'
 
 
-def colour_of(report: Mapping[str, Any], arm: str, otherwise: int = 0) -> str:
-    """The colour that an arm has everywhere on the page."""
-    arms = list(report.get("arms") or {})
-    return colour(arms.index(arm) if arm in arms else len(arms) + otherwise)
-
-
-def _is_poll(event: object) -> bool:
+def _is_poll(event: Event) -> TypeGuard[Answer | Silence]:
     return isinstance(event, Answer) or (isinstance(event, Silence) and event.query is not None)
 
 
@@ -112,7 +105,7 @@ def _segment(segment: Segment, clip: SegmentClip, watched: Sequence[_Watched], g
         if segment.end in arm.thoughts:
             text, finished = arm.thoughts[segment.end]
             expected = gold.get(segment.end)
-            mark = _mark(finished and text.strip() == expected.strip(), expected) if expected is not None else ""
+            mark = _mark(text == expected, expected) if expected is not None else ""
             thoughts.append(f"<li>{arm.tag}thinks {_said(text, finished)}{mark}</li>")
     listed = f'<ul class="plain">{"".join(thoughts)}</ul>' if thoughts else ""
     span = f'<span class="time">{segment.start:g}–{segment.end:g} s</span>'
@@ -132,7 +125,11 @@ def _reply(arm: _Watched, query: Query, time: float, *, last: bool) -> str:
     if reply and reply.text and early:
         said += ' <span class="wrong">too early</span>'
     scored = arm.scored[query.id]
-    return f"<li>{arm.tag}{said}{_mark(scored.right, scored.expected) if last else ''}</li>"
+    if last and not scored.right and scored.finished and scored.got.strip() == scored.expected.strip():
+        said += ' <span class="wrong">✗ wrong: it had spoken too early</span>'
+    elif last:
+        said += _mark(scored.right, scored.expected)
+    return f"<li>{arm.tag}{said}</li>"
 
 
 def _said(text: str, finished: bool) -> str:

@@ -21,21 +21,6 @@ FAMILIES: tuple[Family, ...] = ("qwen3_vl", "qwen2_5_vl")
 WORDS = ("in-1", "in-2", "out-1", "red-circle", "blue-square", "none", "now", "unknown", "which", "tell-when", ".", "?")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also run the tests that take tens of seconds")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes tens of seconds; runs with --slow")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="takes tens of seconds: run pytest --slow"))
-
-
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """A tiny checkpoint folder of each family."""

@@ -21,8 +21,8 @@ HEIGHT, WIDTH = 32, 48  # pixels; 2 x 3 visual tokens a temporal patch: height a
 
 
 def timeline(sample_id: str = "a", thoughts: Sequence[str] = ("in-1 red-circle .", "", "out-1 blue-square .", ".")) -> Sample:
-    """Four segments (2, 3, 1 and 2 frames), one thought each (an empty one is a silence), a query that is answered at
-    once, and a standing query: first silence, later two answers."""
+    """Four segments (2, 3, 1 and 2 frames), one thought each (an empty one is a silence), a query in mid-stream, a
+    standing query (first silence, later two answers), and a query after all of it."""
 
     def think(time: float, text: str) -> Thought | Silence:
         return Thought(time, text) if text else Silence(time)
@@ -46,6 +46,8 @@ def timeline(sample_id: str = "a", thoughts: Sequence[str] = ("in-1 red-circle .
             Segment(3.0, 4.0),
             Answer(4.0, "now", "standing"),
             think(4.0, d),
+            Query("last", 4.0, "which out-1 ?"),
+            Answer(4.0, "blue-square", "last"),
         ),
     )
 

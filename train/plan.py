@@ -108,7 +108,7 @@ def first_rows(recipe: SFTRecipe) -> Rows | None:
     spec = load_spec(model.path, min_pixels=model.min_pixels, max_pixels=model.max_pixels)
     renderer = Renderer(AutoTokenizer.from_pretrained(model.path), spec, recipe.render)
     limit = FIRST_SAMPLES if data.limit is None else min(FIRST_SAMPLES, data.limit)
-    items, rejected = load_items(data.train, renderer, data.fps, keep_thoughts=data.thoughts == "keep", limit=limit)
+    items, rejected = load_items(data.train, renderer, data.fps, thoughts=data.thoughts, limit=limit)
     return _rows(items, rejected)
 
 

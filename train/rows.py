@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from whilst.backbones.base import VisionSpec
 from whilst.clips import SegmentClip, segment_clips, shapes
 from whilst.progress import progress
 from whilst.render import IGNORE, Renderer, RenderError, TokenRow
-from whilst.sample import Sample, read_jsonl
+from whilst.sample import Sample, Silence, Thought, read_jsonl
 from whilst.video import VideoError
 from whilst.visibility import FIELDS, Rule, Tokens
 
@@ -44,8 +44,20 @@ class Item:
     clips: tuple[SegmentClip, ...]
 
 
+Thoughts = Literal["keep", "drop", "silence"]
+
+
+def with_thoughts(sample: Sample, thoughts: Thoughts) -> Sample:
+    """The sample as an arm sees it: keep its thoughts, drop them, or put an empty turn (silence) in place of each."""
+    if thoughts == "keep":
+        return sample
+    if thoughts == "drop":
+        return sample.without_thoughts()
+    return sample.with_events([Silence(e.time) if isinstance(e, Thought) else e for e in sample.events])
+
+
 def load_items(
-    path: str | Path, renderer: Renderer, fps: float, *, keep_thoughts: bool, limit: int | None = None
+    path: str | Path, renderer: Renderer, fps: float, *, thoughts: Thoughts = "keep", limit: int | None = None
 ) -> tuple[list[Item], list[Rejected]]:
     """Read, decode and render the samples of a JSONL file (the first `limit`)."""
     samples = read_jsonl(path)[:limit]
@@ -53,9 +65,8 @@ def load_items(
     rejected: list[Rejected] = []
     with progress("decode and render", len(samples)) as advance:
         for sample in samples:
-            sample = sample if keep_thoughts else sample.without_thoughts()
             try:
-                items += render_items(sample, renderer, fps)
+                items += render_items(with_thoughts(sample, thoughts), renderer, fps)
             except (VideoError, RenderError) as error:
                 rejected.append(Rejected(sample.id, str(error)))
             advance(1)

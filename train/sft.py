@@ -20,10 +20,11 @@ from typing import Any, Literal
 import torch
 import yaml
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText, PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from train.rows import Collator, DataError, Item, Rejected, load_items, pack
+from train.rows import Collator, DataError, Item, Rejected, Thoughts, load_items, pack
 from whilst.backbones.base import Backbone, add_lora, freeze_vision, load
 from whilst.recipe import Recipe, save_resolved
 from whilst.render import RenderConfig, Renderer
@@ -54,11 +55,12 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Samples (JSONL). thoughts: drop them for arms that do not think. rejected: how many samples may be left out."""
+    """Samples (JSONL). thoughts: drop them for arms that do not think, or put silence in their place.
+    max_rejected: how many samples may be left out."""
 
     train: str
     fps: float = 2.0
-    thoughts: Literal["keep", "drop"] = "keep"
+    thoughts: Thoughts = "keep"
     limit: int | None = None
     pack_tokens: int | None = None
     max_rejected: int = 0
@@ -97,6 +99,20 @@ class SFTRecipe(Recipe):
 class StreamingSFTTrainer(SFTTrainer):
     """SFTTrainer whose batches carry loss weights. The loss is sum(w * nll) / sum(w) over the global batch, so how rows
     lie on ranks and micro-batches changes nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Qwen-VL classes say False; the Trainer would then divide our global mean by the accumulation steps once more
+        self.model_accepts_loss_kwargs = True
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Strictly. The stock method matches names as they stand in the file, and Qwen2.5-VL saves its vision tower
+        under other names than it has in memory: a resumed run would silently start from an untrained tower."""
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or isinstance(self.model, PeftModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = AutoModelForImageTextToText.from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(saved.state_dict(), strict=True)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         total = sum((batch["loss_weight"][:, 1:].sum() for batch in batch_samples), torch.zeros(())).to(device)
@@ -201,9 +217,7 @@ def prepare_wandb(recipe: SFTRecipe) -> None:
 def prepare_data(recipe: SFTRecipe, renderer: Renderer) -> tuple[list[list[Item]], list[Rejected]]:
     """Packs of items for the trainer, and what was rejected. Too many rejections are an error."""
     data = recipe.data
-    items, rejected = load_items(
-        data.train, renderer, data.fps, keep_thoughts=data.thoughts == "keep", limit=data.limit
-    )
+    items, rejected = load_items(data.train, renderer, data.fps, thoughts=data.thoughts, limit=data.limit)
     if len(rejected) > data.max_rejected:
         listed = "\n  ".join(f"{r.sample}: {r.reason}" for r in rejected[:5])
         raise DataError(
@@ -270,7 +284,7 @@ def save_final(trainer: StreamingSFTTrainer, recipe: SFTRecipe) -> None:
     contract = {
         "base": recipe.model.path,
         "fps": recipe.data.fps,
-        "thinks": recipe.data.thoughts == "keep",
+        "thinks": recipe.data.thoughts != "drop",
         "render": asdict(recipe.render),
     }
     (out / "streaming.yaml").write_text(yaml.safe_dump(contract, sort_keys=False))

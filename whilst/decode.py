@@ -194,8 +194,8 @@ def _packets(path: Path) -> _Packets:
 def _decoded(video: OpenVideo) -> Iterator[Stamped]:
     """Frames from where the container stands, in order of display.
 
-    A decoder gives frames in that order, so the n-th frame's time is the n-th smallest timestamp, even where a container
-    stamped them in the order of decoding, as AVI and some MP4 writers do.
+    A decoder gives frames in that order, so the n-th frame's time is the n-th smallest timestamp, even where a
+    container stamped them in the order of decoding, as AVI and some MP4 writers do.
     """
     frames: list[VideoFrame] = []
     stamps: list[int] = []

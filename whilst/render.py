@@ -137,8 +137,9 @@ class Numbering:
 
     def __init__(self, scheme: Interleaved) -> None:
         self.scheme = scheme
-        self.index = self.order = self.visual = self.unit = 0
-        self.now = -1
+        self.index = self.order = self.visual = 0
+        # before the first received turn, which is unit 0: text written then must not see that turn in a split row
+        self.unit = self.now = -1
 
     def stamp(
         self, chunk: Chunk, stream: int, *, segment: int = -1, branch: int = 0, turn: int = -1

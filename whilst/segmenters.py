@@ -1,8 +1,8 @@
 """Where one segment ends and the next begins.
 
 A segmenter takes `Frames` or a stream of (time, image) pairs, as `video.stream_frames` gives them, and yields clips. A
-causal one decides with what has been on screen so far: it may run while the video arrives, and later frames never change
-an earlier clip. `end` is where the timeline stops (seconds); without it the last frame counts for one more interval.
+causal one decides with what has been on screen so far: it may run while the video arrives, and later frames never
+change an earlier clip. `end` is where the timeline stops (seconds); without it the last frame counts for one more interval.
 
     for clip in fixed(stream_frames("street.mp4", fps=2.0), seconds=4.0, end=20.0): ...
 """
@@ -152,7 +152,7 @@ SEGMENTERS: dict[str, Segmenter] = {
 
 def _cut(frames: Frames | Stream, close: Close, end: float | None) -> Iterator[Clip]:
     """Yields a clip as soon as the frame that ends it has arrived. Frames at or after `end` are left out."""
-    pairs: Stream = zip(frames.times.tolist(), frames.images) if isinstance(frames, Frames) else frames
+    pairs: Stream = zip(frames.times.tolist(), frames.images, strict=True) if isinstance(frames, Frames) else frames
     start: float | None = None
     times: list[float] = []  # of the open clip
     images: list[np.ndarray] = []
@@ -163,7 +163,7 @@ def _cut(frames: Frames | Stream, close: Close, end: float | None) -> Iterator[C
     def clip(opened: float, closed: float) -> Clip:
         if isinstance(frames, Frames):
             return Clip(opened, closed, frames.take(taken, taken + len(times)))
-        return Clip(opened, closed, _gather(list(zip(times, images))))
+        return Clip(opened, closed, _gather(list(zip(times, images, strict=True))))
 
     for time, image in pairs:
         if end is not None and time >= end - EPSILON:

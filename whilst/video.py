@@ -9,8 +9,8 @@ therefore never seen before it exists, at any rate, whether or not the video's o
     for time, image in stream_frames("street.mp4", fps=2.0): ...
 
 A source is a video file, a folder of images with a `frames.json` that gives their rate (`{"fps": 2.0}`), or `Frames`
-already in memory. Reading a range seeks to the keyframe before it and stops after its last tick. One video is decoded by
-one thread: many videos are decoded by many processes.
+already in memory. Reading a range seeks to the keyframe before it and stops after its last tick. One video is decoded
+by one thread: many videos are decoded by many processes.
 """
 
 import json
@@ -25,6 +25,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError
 
@@ -100,7 +101,7 @@ class Frames:
         if len({part.images.shape[1:] for part in parts}) != 1:
             raise VideoError(f"Frames.concat needs parts of one size, not {[part.images.shape for part in parts]}")
         arrays = ((part.images, part.times, part.pts) for part in parts)
-        return Frames(*(np.concatenate(arrays_of_one_kind) for arrays_of_one_kind in zip(*arrays)))
+        return Frames(*(np.concatenate(arrays_of_one_kind) for arrays_of_one_kind in zip(*arrays, strict=True)))
 
 
 def read_frames(source: Source | Frames, fps: float, start: float = 0.0, end: float | None = None) -> Frames:
@@ -154,8 +155,8 @@ def write_video(
 ) -> None:
     """Write (T, H, W, 3) uint8 RGB images at a constant rate; the file's suffix chooses the container.
 
-    The default keeps every pixel to within rounding (about 1 of 255) and is made for small synthetic frames; for another
-    codec give its own `options` and, where it has no full-resolution chroma, pixel_format="yuv420p".
+    The default keeps every pixel to within rounding (about 1 of 255) and is made for small synthetic frames; for
+    another codec give its own `options` and, where it has no full-resolution chroma, pixel_format="yuv420p".
     """
     _check_fps(fps)
     image: np.ndarray | None = None
@@ -164,6 +165,7 @@ def write_video(
             rate = Fraction(fps).limit_denominator(1001)
             stream = container.add_stream(codec, rate=rate, options=dict(options))
             assert isinstance(stream, VideoStream)
+            reformatter = VideoReformatter()
             for image in images:
                 if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                     raise VideoError(f"{path}: images must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
@@ -172,7 +174,8 @@ def write_video(
                     stream.codec_context.thread_count = 1
                 elif image.shape[:2] != (stream.height, stream.width):
                     raise VideoError(f"{path}: image sizes differ: {image.shape[:2]} {(stream.height, stream.width)}")
-                container.mux(stream.encode(VideoFrame.from_ndarray(image, format="rgb24")))
+                frame = VideoFrame.from_ndarray(image, format="rgb24")
+                container.mux(stream.encode(reformatter.reformat(frame, format=pixel_format, threads=1)))
             if image is None:
                 raise VideoError(f"{path}: a video needs at least one image")
             container.mux(stream.encode())

@@ -12,7 +12,7 @@ test (tests/whilst/test_equivalence.py): streaming with caches must equal the on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,33 +162,49 @@ class Rule:
             fitting = sorted(name for name, kind in RULES.items() if layout in kind.layouts)
             raise VisibilityError(f"rule {self.name!r} is not defined for layout {layout!r}; use one of {fitting}")
 
-    def allowed(self, q: Tokens, k: Tokens, out: torch.Tensor | None = None) -> torch.Tensor:
+    def allowed(self, q: Tokens, k: Tokens) -> torch.Tensor:
         """True where q may attend to k; q and k broadcast against each other."""
-        mask = (k.index <= q.index) & (k.sample == q.sample) & ((k.branch == 0) | (k.branch == q.branch))
+        return (k.index <= q.index) & self.visible(q, k)
+
+    def visible(self, q: Tokens, k: Tokens) -> torch.Tensor:
+        """`allowed` but for the order of slots: all that does not depend on `index`."""
+        mask = (k.sample == q.sample) & ((k.branch == 0) | (k.branch == q.branch))
         ruled = self.kind.predicate(q, k, **self.params)
         return mask if ruled is None else mask & ruled
 
 
-def dense_mask(rule: Rule, tokens: Tokens) -> torch.Tensor:
-    """Bool mask over fields of shape (..., L): (..., L, L), True = may attend."""
-    names = ("index", "sample", "branch", *rule.kind.fields)
-    columns = tokens.only(names)
-    return _allowed_lean(rule, columns[..., :, None], columns[..., None, :])
+def dense_mask(rule: Rule, tokens: Tokens, rows: int = 256) -> torch.Tensor:
+    """Bool mask over fields of shape (..., L): (..., L, L), True = may attend. `rows` queries are written at a time."""
+    index = tokens.index
+    mask = torch.zeros(*index.shape, index.shape[-1], dtype=torch.bool, device=index.device)
+    for start, stop, seen, run in _strips(rule, tokens, rows):
+        mask[..., start:stop, :stop] = seen.index_select(-2, run)
+        mask[..., start:stop, start:stop].tril_()
+    return mask
 
 
-def _allowed_lean(rule: Rule, q: Tokens, k: Tokens) -> torch.Tensor:
-    """`allowed` without the terms that are true for every pair of these tokens: most rows have one sample, no branch."""
-    mask = k.index <= q.index
-    if not torch.equal(q.sample.amin(), q.sample.amax()):
-        mask &= k.sample == q.sample
-    if bool((k.branch > 0).any()):
-        mask &= (k.branch == 0) | (k.branch == q.branch)
-    ruled = rule.kind.predicate(q, k, **rule.params)
-    return mask if ruled is None else mask.logical_and_(ruled)
+def _strips(rule: Rule, tokens: Tokens, rows: int) -> Iterator[tuple[int, int, torch.Tensor, torch.Tensor]]:
+    """The mask in strips of `rows` queries, before the order of slots: (start, stop, seen (..., R, stop), run).
+
+    Query start + i sees the keys that `seen[..., run[i], :]` says and that do not come after it, so none from `stop` on.
+    The tokens of a turn share most metadata: the predicate is evaluated once for each run of equal queries, not L times.
+    """
+    columns = tokens.only(("index", "sample", "branch", *rule.kind.fields))
+    L = columns.index.shape[-1]
+    if not bool((columns.index == torch.arange(L, device=columns.index.device)).all()):
+        raise VisibilityError("`index` must be a token's slot in its row, 0 to L - 1: masks take it for the causal order")
+    fields = torch.stack([value for name, value in columns.values.items() if name != "index"])
+    differs = (fields[..., 1:] != fields[..., :-1]).flatten(0, -2).any(0)
+    for start in range(0, L, rows):
+        stop = min(start + rows, L)
+        opens = torch.nn.functional.pad(differs[start : stop - 1], (1, 0), value=True)
+        first = start + opens.nonzero()[:, 0]
+        seen = rule.visible(columns[..., first, None], columns[..., None, :stop])
+        yield start, stop, seen, opens.cumsum(0) - 1
 
 
 def block_mask(rule: Rule, tokens: Tokens, block: int = 128) -> Any:
-    """FlexAttention BlockMask over fields of shape (B, L), built in chunks of query blocks: no L x L tensor is kept.
+    """FlexAttention BlockMask over fields of shape (B, L), built a query block at a time: no L x L tensor is made.
 
     Blocks are (block, block); `mask_mod` is the same predicate, applied by the kernel inside partial blocks.
     """
@@ -197,20 +213,16 @@ def block_mask(rule: Rule, tokens: Tokens, block: int = 128) -> Any:
     columns = tokens.only(("index", "sample", "branch", *rule.kind.fields))
     B, L = columns.index.shape
     n = -(-L // block)
-    padded = n * block
     any_BNN = torch.zeros(B, n, n, dtype=torch.bool, device=columns.index.device)
     all_BNN = torch.zeros_like(any_BNN)
-    rows = max(1, 2**24 // max(padded * block, 1)) * block  # about 16M pairs at a time
-    for start in range(0, L, rows):
-        stop = min(start + rows, L)
-        # only keys up to `stop` can be allowed: slots are causal
-        dense = _allowed_lean(rule, columns[:, start:stop, None], columns[:, None, :stop])
-        dense = torch.nn.functional.pad(dense, (0, -stop % block, 0, -(stop - start) % block))
-        tiles = dense.view(B, dense.shape[1] // block, block, dense.shape[2] // block, block)
-        first, width = start // block, tiles.shape[3]
-        counts = tiles.sum(dim=4, dtype=torch.int32).sum(dim=2, dtype=torch.int32)
-        any_BNN[:, first : first + tiles.shape[1], :width] = counts > 0
-        all_BNN[:, first : first + tiles.shape[1], :width] = counts == block * block
+    for start, stop, seen, run in _strips(rule, tokens, block):
+        i, missing = start // block, -stop % block
+        any_BNN[:, i, : i + 1] = torch.nn.functional.pad(seen.any(1), (0, missing)).view(B, i + 1, block).any(2)
+        diagonal = seen.index_select(1, run)[..., start:].tril()
+        any_BNN[:, i, i] = diagonal.flatten(1).any(1)
+        if not missing:  # an incomplete block is never full
+            all_BNN[:, i, : i + 1] = seen.all(1).view(B, i + 1, block).all(2)
+            all_BNN[:, i, i] = diagonal.flatten(1).all(1)
     partial = any_BNN & ~all_BNN
 
     def mask_mod(b: torch.Tensor, h: torch.Tensor, q_idx: torch.Tensor, kv_idx: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from data_pipeline.world.draw import draw
 from data_pipeline.world.graph import WorldGraph, graph_of, thoughts, write_graphs
 from data_pipeline.world.queries import Asked, ask
 from data_pipeline.world.simulate import World, simulate, split_of
-from whilst.sample import Event, Sample, Segment, Thought, Video, write_jsonl
+from whilst.sample import JSON, Event, Sample, Segment, Thought, Video, write_jsonl
 from whilst.video import write_video
 
 PATIENCE = 10_000  # worlds in a row that may be turned down before there are taken to be no more
@@ -79,9 +79,11 @@ def tell(config: WorldConfig, split: str, n: int, report: BuildReport) -> Iterat
         rng = random.Random(f"{config.seed}/{report.simulated}")
         report.simulated += 1
         world = simulate(config, rng)
-        graph = graph_of(world, id=f"{split}-{len(states):05d}")
-        asked = ask(graph, config, rng)
-        reason = _reason_against(world, asked, config, split, states)
+        graph, asked = graph_of(world, id=f"{split}-{len(states):05d}"), []
+        reason = _reason_against(world, config, split, states)
+        if reason is None:
+            asked = ask(graph, config, rng)
+            reason = "too few queries" if len(asked) < config.queries_per_video else None
         if reason is not None:
             report.rejected[reason] += 1
             turned_down += 1
@@ -101,7 +103,7 @@ def tell(config: WorldConfig, split: str, n: int, report: BuildReport) -> Iterat
 
 
 def sample_of(world: World, graph: WorldGraph, asked: list[Asked], path: str) -> Sample:
-    """The timeline: segment, thought, what a standing query is due, then what is newly asked, at every segment's end."""
+    """The timeline. At a segment's end come the segment, its thought, what a standing query is due, and new queries."""
     events: list[Event] = []
     for k, thought in enumerate(thoughts(graph)):
         end = (k + 1) * SEGMENT_SECONDS
@@ -110,15 +112,11 @@ def sample_of(world: World, graph: WorldGraph, asked: list[Asked], path: str) ->
         for one in asked:
             if one.query.time == end:
                 events += [one.query, *(reply for reply in one.replies if reply.time == end)]
-    meta = {"subkinds": {one.query.id: one.subkind for one in asked}, "world": world.state()}
+    meta: dict[str, JSON] = {"subkinds": {one.query.id: one.subkind for one in asked}, "world": world.state()}
     return Sample(graph.id, Video(path, 0.0, graph.duration), tuple(events), meta=meta)
 
 
-def _reason_against(
-    world: World, asked: list[Asked], config: WorldConfig, split: str, states: set[str]
-) -> str | None:
+def _reason_against(world: World, config: WorldConfig, split: str, states: set[str]) -> str | None:
     if split_of(world, config) != split:
         return "other split"
-    if world.state() in states:
-        return "duplicate"
-    return "too few queries" if len(asked) < config.queries_per_video else None
+    return "duplicate" if world.state() in states else None

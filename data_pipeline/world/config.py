@@ -45,7 +45,7 @@ class WorldConfig:
     colours: tuple[str, ...] = ("red", "green", "blue", "yellow")
     shapes: tuple[str, ...] = ("circle", "square")
     star_colours: tuple[str, ...] = ("red", "green", "blue", "yellow")
-    events: Mapping[str, float] = field(default_factory=lambda: {"enter": 0.5, "leave": 0.35, "idle": 0.15})
+    events: Mapping[str, float] = field(default_factory=lambda: {"enter": 0.45, "leave": 0.4, "idle": 0.15})
     queries: Mapping[str, float] = field(
         default_factory=lambda: {
             "backward": 0.4,
@@ -90,7 +90,7 @@ class WorldConfig:
 def words(config: WorldConfig) -> list[str]:
     """Every word that thoughts, queries and answers of this configuration can use, for a tokenizer."""
     numbers = range(1, config.segments[1] + 1)
-    plain = "none . ? which count in out now star before first tell-when unknown".split()
+    plain = ["none", ".", "?", "which", "count", "in", "out", "now", "star", "before", "first", "tell-when", "unknown"]
     more = [RELATIONS[event] for event in config.events if event in ("move", "touch", "hide", "change")]
     counted = [f"{word}-{number}" for word in ("in", "out", "n") for number in numbers]
     stars = [f"star-{colour}" for colour in config.star_colours]

@@ -19,7 +19,7 @@ def draw(world: World, config: WorldConfig) -> np.ndarray:
     """(2 * segments, H, W, 3) uint8: each scene before and after its event."""
     placed = [frame for scene in world.scenes for frame in (scene.before, scene.after)]
     images = np.full((len(placed), config.grid * CELL, config.grid * CELL, 3), GREY, np.uint8)
-    for image, sprites in zip(images, placed):
+    for image, sprites in zip(images, placed, strict=True):
         _draw_frame(image, sprites, config)
     return images
 

@@ -7,6 +7,7 @@ current segment, so that the current segment alone can never answer it.
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from data_pipeline.world.config import SEGMENT_SECONDS, WorldConfig
 from data_pipeline.world.graph import Edge, WorldGraph
@@ -91,7 +92,7 @@ def _present(graph: WorldGraph, time: float) -> Iterator[Question]:
 
 
 def _before(relation: str, past: list[Edge], time: float) -> Iterator[Question]:
-    for earlier, later in zip(past, past[1:]):
+    for earlier, later in pairwise(past):
         text, evidence = f"before {relation} {later.head} ?", _spans(earlier, later)
         yield Question("order", "before", text, time, earlier.head, evidence, later.knowable_at, time)
 
@@ -105,9 +106,9 @@ def _first(past: list[Edge], time: float) -> Iterator[Question]:
 
 
 def _unanswerable(relation: str, count: int, time: float, most: int) -> Iterator[Question]:
-    """One or two beyond what has happened: further off, the number alone would tell."""
-    for number in range(count + 1, min(count + 2, most) + 1):
-        text, evidence = f"which {relation}-{number} ?", ((0.0, time),)
+    """The next one, which has not happened yet: further off, the number alone would tell."""
+    if count < most:
+        text, evidence = f"which {relation}-{count + 1} ?", ((0.0, time),)
         yield Question("unanswerable", f"unknown_{relation}", text, time, "unknown", evidence, time, time)
 
 

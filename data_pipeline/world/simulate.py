@@ -1,7 +1,7 @@
 """One seeded film as a sequence of scenes, one event each.
 
 The rules that keep the past out of the present: an object goes in at most once and comes out at most once, and is seen
-outside the box, or in it, only in the segment of its own event. The star stands elsewhere, in another colour, each time.
+outside the box, or in it, only in the segment of its own event. The star is placed and coloured anew.
 """
 
 import hashlib
@@ -43,7 +43,8 @@ class World:
 def split_of(world: World, config: WorldConfig) -> str:
     """The one split that a world's state belongs to, at any seed."""
     point = int(world.state()[:12], 16) / 16**12 * sum(config.splits.values())
-    return next(split for split, edge in zip(config.splits, accumulate(config.splits.values())) if point < edge)
+    edges = accumulate(config.splits.values())
+    return next(split for split, edge in zip(config.splits, edges, strict=True) if point < edge)
 
 
 def simulate(config: WorldConfig, rng: random.Random) -> World:

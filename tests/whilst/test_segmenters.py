@@ -30,7 +30,7 @@ def film(seconds: float = 10.0, fps: float = 2.0, start: float = 0.0) -> Frames:
 
 
 def stream(frames: Frames) -> Iterator[tuple[float, np.ndarray]]:
-    return zip(frames.times.tolist(), frames.images)
+    return zip(frames.times.tolist(), frames.images, strict=True)
 
 
 def spans(clips: Iterator[Clip]) -> list[tuple[float, float]]:
@@ -99,7 +99,7 @@ def test_a_stream_is_cut_as_frames_are(name: str) -> None:
     cut, settings = SEGMENTERS[name].function, SETTINGS[name]
     of_frames, of_stream = list(cut(film(), **settings)), list(cut(stream(film()), **settings))
     assert spans(iter(of_frames)) == spans(iter(of_stream))
-    for a, b in zip(of_frames, of_stream):
+    for a, b in zip(of_frames, of_stream, strict=True):
         assert (a.frames.images == b.frames.images).all() and (a.frames.times == b.frames.times).all()
 
 

@@ -1,4 +1,4 @@
-"""The clock: every tick takes the frame on screen then, whatever the file; and a file that cannot say so is an error."""
+"""The clock: every tick takes the frame on screen then, whatever the file; a file that cannot say so is an error."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ def write_stamped(
         stream.codec_context.time_base = base
         if codec == "mpeg4":
             stream.codec_context.max_b_frames = 2
-        for image, stamp in zip(images, pts):
+        for image, stamp in zip(images, pts, strict=True):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = stamp, base
             container.mux(stream.encode(frame))

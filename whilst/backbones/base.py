@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModelOutputWithPast
 
 from whilst.attention import set_backend
 from whilst.positions import Grid
@@ -253,9 +254,8 @@ def attach(model: PreTrainedModel, family: Family) -> None:
             kwargs["visual_mask"],
             features.take(visual_index),
         )
-        from transformers.modeling_outputs import BaseModelOutputWithPast
-
-        return BaseModelOutputWithPast(last_hidden_state=hidden)
+        # the stock heads of both families read rope_deltas, which our explicit positions never use
+        return Qwen3VLModelOutputWithPast(last_hidden_state=hidden, rope_deltas=None)
 
     core.forward = types.MethodType(forward, core)
 

@@ -1,0 +1,1 @@
+"""Data: annotations, videos or the procedural world -> Samples."""

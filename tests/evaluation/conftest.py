@@ -1,0 +1,95 @@
+"""A small timeline, its frames, and tiny checkpoints of both families."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from whilst.backbones.base import Backbone, load
+from whilst.backbones.tiny import Family, build_tiny
+from whilst.checkpoint import Checkpoint, Contract
+from whilst.clips import SegmentClip
+from whilst.render import RenderConfig, Renderer
+from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought, Video, validate
+
+WORDS = ("red-circle", "blue-square", "in-1", "in-2", "none", "which", "now", "tell-when", "out", "unknown", ".", "?")
+FAMILIES: tuple[Family, ...] = ("qwen2_5_vl", "qwen3_vl")
+
+
+def make_sample(name: str = "a", segments: int = 4) -> Sample:
+    """Segments of a second with a thought each; a backward query half-way, a standing one with a window at the end."""
+    start = 10.0  # the clip lies inside a longer file
+    end = start + segments
+    half = segments // 2
+    events: list[object] = []
+    for k in range(segments):
+        now = start + k + 1
+        events += [Segment(now - 1, now), Thought(now, f"in-{k + 1} red-circle ." if k % 2 == 0 else "none .")]
+        if k == 0:
+            events += [
+                Query("f0", now, "tell-when out red-circle ?", "forward", window=(end, end)),
+                Silence(now, "f0"),
+            ]
+        elif k + 1 < segments:
+            events.append(Silence(now, "f0"))
+        if k + 1 == half:
+            evidence = ((start, start + 1),)
+            events += [
+                Query("b0", now, "which in-1 ?", "backward", evidence=evidence, knowable_at=start + 1),
+                Answer(now, "red-circle", "b0"),
+            ]
+    events.append(Answer(end, "now", "f0"))
+    sample = Sample(
+        name,
+        Video(f"videos/{name}.mp4", start, end),
+        tuple(events),
+        meta={"subkinds": {"b0": "which_in"}},  # type: ignore[arg-type]
+    )
+    validate(sample)
+    return sample
+
+
+def make_clips(sample: Sample, seed: int = 0) -> list[SegmentClip]:
+    """Two frames of 32 x 32 pixels a segment: noise, another for each seed."""
+    rng = np.random.default_rng(seed)
+    return [
+        SegmentClip(s, rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8), (s.start, s.start + 0.5), 2.0)
+        for s in sample.segments()
+    ]
+
+
+@pytest.fixture
+def sample() -> Sample:
+    return make_sample()
+
+
+@pytest.fixture
+def new_sample() -> Callable[..., Sample]:
+    return make_sample
+
+
+@pytest.fixture
+def new_clips() -> Callable[..., list[SegmentClip]]:
+    return make_clips
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    path: Path = build_tiny(request.param, tmp_path_factory.mktemp(request.param), WORDS)
+    loaded = load(path)
+    loaded.model.eval()
+    return loaded
+
+
+@pytest.fixture
+def checkpoint(backbone: Backbone) -> Callable[..., Checkpoint]:
+    """checkpoint(layout="recurrent", rule=..., thinks=True, ...) -> an untrained one with that contract."""
+
+    def make(thinks: bool = True, **changes: object) -> Checkpoint:
+        config = replace(RenderConfig(layout="recurrent"), **changes)  # type: ignore[arg-type]
+        renderer = Renderer(backbone.tokenizer, backbone.spec, config)
+        return Checkpoint(backbone, renderer, Contract("tiny", 2.0, thinks, config))
+
+    return make

@@ -1,0 +1,232 @@
+"""SFT: bitwise resume, exact accumulation and weights, refused data, adapters, and the contract it leaves behind."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from train import sft
+from train.rows import DataError
+from train.sft import DataSettings, LoraSettings, ModelSettings, OptimSettings, SFTRecipe, build_trainer, run
+from whilst.checkpoint import load_checkpoint
+from whilst.recipe import load_recipe
+from whilst.render import RenderConfig
+from whilst.runtime import StreamSession
+from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, write_jsonl
+from whilst.video import write_video
+
+PACKED = RenderConfig(layout="recurrent_packed", rule="text_memory")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight videos of two or three one-second segments, with thoughts and one query each."""
+    folder = tmp_path_factory.mktemp("samples")
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(8):
+        seconds = 2 + i % 2
+        write_video(folder / f"{i}.mp4", rng.integers(0, 255, (2 * seconds, 32, 32, 3), dtype=np.uint8), 2)
+        events: list = []
+        for k in range(seconds):
+            events += [Segment(float(k), k + 1.0), Thought(k + 1.0, f"in-{k % 2 + 1} red-circle .")]
+        events += [Query("q", float(seconds), "which in-1 ?", kind="backward"), Answer(float(seconds), "red-circle", "q")]
+        made.append(Sample(f"s{i}", Video(f"{i}.mp4"), tuple(events)))
+    write_jsonl(made, folder / "train.jsonl")
+    return folder / "train.jsonl"
+
+
+@pytest.fixture
+def recipe(samples: Path, checkpoint: Path, tmp_path: Path) -> SFTRecipe:
+    return SFTRecipe(
+        name="test",
+        stage="sft",
+        output=str(tmp_path / "run"),
+        model=ModelSettings(str(checkpoint)),
+        data=DataSettings(str(samples)),
+        optim=OptimSettings(steps=5, batch_size=2, learning_rate=1e-3, schedule="decay_second_half"),
+        render=PACKED,
+        save_steps=2,
+        log_steps=1,
+    )
+
+
+class Killed(RuntimeError):
+    pass
+
+
+class KillAt(TrainerCallback):
+    """Stops the process, as far as training can tell, after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Killed
+
+
+def history(output: str) -> list[dict[str, float]]:
+    return [e for e in json.loads(Path(output, "trainer_state.json").read_text())["log_history"] if "loss" in e]
+
+
+def test_resume_is_bitwise(recipe: SFTRecipe, tmp_path: Path) -> None:
+    whole = run(replace(recipe, output=str(tmp_path / "whole")))
+    trainer = build_trainer(recipe)
+    trainer.add_callback(KillAt(3))
+    with pytest.raises(Killed):
+        trainer.train()
+    resumed = run(recipe)
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert [e["loss"] for e in history(str(resumed))] == [e["loss"] for e in history(str(whole))]
+
+
+def test_torn_checkpoint_is_passed_over(recipe: SFTRecipe, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(recipe)
+    assert sft.last_checkpoint(out) == out / "checkpoint-5"
+    (out / "checkpoint-5" / sft.COMPLETE).unlink()
+    assert sft.last_checkpoint(out) == out / "checkpoint-4"
+    assert "not complete" in capsys.readouterr().err
+    assert sft.last_checkpoint(out / "nothing") is None
+
+
+def test_accumulation_equals_one_big_batch(recipe: SFTRecipe, tmp_path: Path) -> None:
+    """The loss is normalised by the global weight, although the micro-batches have unequal numbers of labels."""
+    logs = []
+    for name, batch, accumulation in (("big", 4, 1), ("small", 1, 4)):
+        optim = replace(recipe.optim, steps=1, batch_size=batch, accumulation=accumulation)
+        logs.append(history(str(run(replace(recipe, output=str(tmp_path / name), optim=optim)))))
+    (big,), (small,) = logs
+    assert big["loss"] == pytest.approx(small["loss"], rel=1e-5)
+    assert big["grad_norm"] == pytest.approx(small["grad_norm"], rel=1e-4)
+
+
+def test_gradient_checkpointing_changes_nothing(recipe: SFTRecipe, tmp_path: Path) -> None:
+    logs = []
+    for name, on in (("on", True), ("off", False)):
+        optim = replace(recipe.optim, steps=2, gradient_checkpointing=on)
+        logs.append(history(str(run(replace(recipe, output=str(tmp_path / name), optim=optim)))))
+    for a, b in zip(*logs, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+def test_loss_is_the_weighted_mean_by_hand(recipe: SFTRecipe) -> None:
+    render = replace(PACKED, thought_weight=0.5, answer_weight=3.0)
+    trainer = build_trainer(replace(recipe, render=render))
+    batch = next(iter(trainer.get_train_dataloader()))
+    with torch.no_grad():
+        loss = trainer.compute_loss(trainer.model, dict(batch))
+        inputs = {k: v for k, v in batch.items() if k not in ("labels", "loss_weight")}
+        hidden = trainer.model.model(**inputs).last_hidden_state
+        logits = trainer.model.lm_head(hidden)[:, :-1].log_softmax(-1)
+    labels, weights = batch["labels"][:, 1:], batch["loss_weight"][:, 1:]
+    assert set(weights.unique().tolist()) == {0.0, 0.5, 3.0}
+    assert bool(((labels != -100) == (weights > 0)).all())
+    nll = -logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    assert loss.item() == pytest.approx(((nll * weights).sum() / weights.sum()).item(), rel=1e-5)
+
+
+def test_packing_trains_on_the_same_labels(recipe: SFTRecipe) -> None:
+    plain = build_trainer(recipe)
+    packed = build_trainer(replace(recipe, data=replace(recipe.data, pack_tokens=600)))
+    assert len(packed.train_dataset) < len(plain.train_dataset)
+
+    def learned(trainer: sft.StreamingSFTTrainer) -> int:
+        picks = [trainer.train_dataset[i] for i in range(len(trainer.train_dataset))]
+        return int((trainer.data_collator(picks)["labels"] != -100).sum())
+
+    assert learned(packed) == learned(plain)
+
+
+def test_lora_trains_adapters_and_loads_again(recipe: SFTRecipe) -> None:
+    lora = replace(recipe, model=replace(recipe.model, lora=LoraSettings(rank=4, alpha=8), freeze_vision="tower+merger"))
+    out = run(lora)
+    assert (out / "adapter_model.safetensors").exists()
+    assert all("language_model" in name for name in load_file(out / "adapter_model.safetensors"))
+    loaded = load_checkpoint(out)
+    session = StreamSession(loaded.backbone, loaded.renderer, fps=2.0, thought_tokens=4)
+    session.watch(np.zeros((2, 32, 32, 3), np.uint8), [0.0, 0.5], 1.0)
+    assert session.think().ids
+    assert all(math.isfinite(entry["loss"]) for entry in history(str(out)))
+
+
+def test_frozen_vision_does_not_move(recipe: SFTRecipe) -> None:
+    out = run(replace(recipe, model=replace(recipe.model, freeze_vision="tower+merger")))
+    before, after = load_file(Path(recipe.model.path, "model.safetensors")), load_file(out / "model.safetensors")
+    visual = [name for name in before if "visual" in name]
+    assert visual and all(torch.equal(before[name], after[name]) for name in visual)
+    assert any(not torch.equal(before[name], after[name]) for name in before if name not in visual)
+
+
+def test_bfloat16_recipe_takes_steps(recipe: SFTRecipe) -> None:
+    out = run(replace(recipe, model=replace(recipe.model, dtype="bfloat16"), optim=replace(recipe.optim, steps=2)))
+    assert all(math.isfinite(entry["loss"]) for entry in history(str(out)))
+
+
+def test_the_folder_is_a_stream(recipe: SFTRecipe, samples: Path) -> None:
+    out = run(replace(recipe, optim=replace(recipe.optim, steps=1)))
+    loaded = load_checkpoint(out)
+    assert loaded.contract.render == recipe.render
+    assert loaded.contract.fps == 2.0 and loaded.contract.thinks
+    assert load_recipe(out / "recipe.yaml", SFTRecipe).optim.steps == 1
+    assert (out / "rejected.jsonl").read_text() == ""
+
+
+def test_too_many_rejected_samples_is_an_error_and_few_are_listed(recipe: SFTRecipe, samples: Path, tmp_path: Path) -> None:
+    lines = samples.read_text().splitlines()
+    for line in lines:
+        record = json.loads(line)
+        source = samples.parent / record["video"]["path"]
+        (tmp_path / source.name).write_bytes(source.read_bytes() if source.name != "3.mp4" else b"not a video")
+    (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n")
+    data = replace(recipe.data, train=str(tmp_path / "train.jsonl"))
+    with pytest.raises(DataError, match=r"1 samples cannot be used.*max_rejected is 0"):
+        build_trainer(replace(recipe, data=data))
+    trainer = build_trainer(replace(recipe, data=replace(data, max_rejected=1)))
+    (rejected,) = [json.loads(line) for line in Path(recipe.output, "rejected.jsonl").read_text().splitlines()]
+    assert rejected["sample"] == "s3" and "3.mp4" in rejected["reason"]
+    assert len(trainer.train_dataset) == 7
+
+
+def test_silence_puts_an_empty_turn_in_place_of_each_thought(recipe: SFTRecipe) -> None:
+    render = RenderConfig(layout="interleaved", rule="last_segments", rule_params={"n": 1})
+    kept, silent, dropped = (
+        build_trainer(replace(recipe, render=render, data=replace(recipe.data, thoughts=t)))
+        for t in ("keep", "silence", "drop")
+    )
+    labels = [int((t.data_collator([t.train_dataset[0]])["labels"] != -100).sum()) for t in (kept, silent, dropped)]
+    thoughts = 2
+    assert labels[1] == labels[2] + thoughts and labels[0] > labels[1]
+
+
+@pytest.mark.slow
+def test_sigkill_and_resume_is_bitwise(recipe: SFTRecipe, tmp_path: Path) -> None:
+    """The real thing: the process is killed at some moment, and the second run ends as if nothing had happened."""
+    whole = run(replace(recipe, output=str(tmp_path / "whole"), optim=replace(recipe.optim, steps=12), save_steps=1))
+    path = tmp_path / "recipe.yaml"
+    killed = replace(recipe, optim=replace(recipe.optim, steps=12), save_steps=1)
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(killed)))))
+    command = [sys.executable, "-m", "whilst.cli", "sft", str(path)]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    marker = Path(killed.output, "checkpoint-2", sft.COMPLETE)
+    while not marker.exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not Path(killed.output, "model.safetensors").exists()
+    subprocess.run(command, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+    ours, theirs = Path(killed.output, "model.safetensors"), whole / "model.safetensors"
+    assert ours.read_bytes() == theirs.read_bytes()

@@ -1,0 +1,235 @@
+"""`whilst ...`: the door to every stage. The only file of this package that imports stages, and only when asked to.
+
+    whilst sft recipes/tiny/thinking.yaml optim.steps=100       # overrides are dotted keys; the value is YAML
+
+A mistake in a recipe, sample, video or checkpoint is one line on stderr and exit code 2; `--traceback`, anywhere on the
+line, shows where it arose. Anything else that goes wrong is a bug, and always shows its traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from whilst import __version__
+from whilst.recipe import RecipeError, load_recipe, save_resolved, stage_of
+
+# stage -> (module with a `run`, its recipe). Names, not imports: `whilst --help` must not load torch.
+STAGES = {
+    "synth": ("data_pipeline.synth", "SynthRecipe"),
+    "tiny": ("whilst.tiny", "TinyRecipe"),
+    "sft": ("train.sft", "SFTRecipe"),
+    "eval": ("evaluation.run", "EvalRecipe"),
+}
+PACKAGES = ("whilst", "data_pipeline", "train", "rewards", "evaluation")
+
+
+class _Commands(TyperGroup):
+    """Reports the user's mistakes in one line."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        try:
+            return super().main([arg for arg in given if arg != "--traceback"], *rest, **extra)
+        except Exception as error:
+            if "--traceback" in given or not _is_a_mistake(error):
+                raise
+            typer.echo(f"error: {_told(error)}", err=True)
+            sys.exit(2)
+
+
+def _is_a_mistake(error: Exception) -> bool:
+    """Whether the user can mend it: an error class of our own, or a file that cannot be found, read or written."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in PACKAGES
+
+
+def _told(error: Exception) -> str:
+    # Messages of the system and of the Hub run over several lines; ours are written as they should be read.
+    return " ".join(str(error).split()) if isinstance(error, OSError) else str(error)
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted.key=value", show_default=False)
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"whilst {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def whilst(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Post-training for streaming video LLMs that think whilst they watch."""
+
+
+def stage_module(stage: str) -> Any:
+    """The module that runs a stage."""
+    return importlib.import_module(STAGES[stage][0])
+
+
+def load_for(stage: str, recipe: Path, overrides: Sequence[str] | None = None) -> Any:
+    """A recipe of `stage`.
+
+    Raises:
+        RecipeError: the recipe is another stage's, or cannot be read as this one's.
+    """
+    found = stage_of(recipe, overrides or ())
+    if found != stage:
+        fix = f"run it with `whilst {found} {recipe}`" if found in STAGES else f"stages are {', '.join(STAGES)}"
+        raise RecipeError(f"{recipe}: stage is {found!r}, not {stage!r}; {fix}")
+    return load_recipe(recipe, getattr(stage_module(stage), STAGES[stage][1]), overrides or ())
+
+
+@app.command()
+def synth(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Make samples of a procedural video world."""
+    loaded = load_for("synth", recipe, overrides)
+    stage = stage_module("synth")
+    for split, report in stage.run(loaded).items():
+        typer.echo(f"{split}: {stage.told(report)}")
+    typer.echo(loaded.output)
+
+
+@app.command()
+def tiny(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Build a tiny checkpoint with random weights, offline."""
+    typer.echo(stage_module("tiny").run(load_for("tiny", recipe, overrides)))
+
+
+@app.command()
+def sft(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Fine-tune on samples."""
+    typer.echo(stage_module("sft").run(load_for("sft", recipe, overrides)))
+
+
+@app.command("eval")
+def evaluate(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Evaluate checkpoints and write report.json and report.html."""
+    loaded = load_for("eval", recipe, overrides)
+    _show_report(stage_module("eval").run(loaded), Path(loaded.output))
+
+
+def _show_report(report: dict[str, Any], folder: Path) -> None:
+    from whilst.demo import report_table
+
+    # Piped, the table keeps its width: cells must not be cut to 80 characters.
+    Console(width=None if sys.stdout.isatty() else 160).print(report_table(report))
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+@app.command()
+def plan(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Show a recipe as it would run: resolved keys and, for sft, parameters, masks and first rows."""
+    stage = stage_of(recipe, overrides or ())
+    if stage not in STAGES:
+        raise RecipeError(f"{recipe}: stage: {stage!r} is not one of {', '.join(STAGES)}")
+    loaded = load_for(stage, recipe, overrides)
+    with TemporaryDirectory() as folder:
+        save_resolved(loaded, Path(folder, "recipe.yaml"))
+        typer.echo(Path(folder, "recipe.yaml").read_text(encoding="utf-8"))
+    if stage == "sft":
+        planner = importlib.import_module("train.plan")
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for name, text in planner.lines(planner.plan(loaded)):
+            table.add_row(name, text)
+        Console(highlight=False).print(table)
+
+
+@app.command()
+def watch(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file, or a folder of images with a frames.json.")],
+    model: Annotated[Path, typer.Option(help="A folder that `whilst sft` wrote.", show_default=False)],
+    fps: Annotated[float | None, typer.Option(help="Frames a second; default: as in training.")] = None,
+    segment: Annotated[float, typer.Option(help="Seconds a segment.")] = 1.0,
+    ask: Annotated[list[str] | None, typer.Option(metavar="TIME:QUERY", help="e.g. '3.5:who is there ?'")] = None,
+    thought_tokens: Annotated[int, typer.Option(help="Most tokens of a thought.")] = 64,
+    answer_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Watch a video as a stream: print thoughts and answers as they come."""
+    queries = [_query(text) for text in ask or ()]
+    from whilst import watch as stream
+    from whilst.checkpoint import load_checkpoint
+
+    said = stream.watch(
+        load_checkpoint(model),
+        video,
+        segment_seconds=segment,
+        fps=fps,
+        queries=queries,
+        thought_tokens=thought_tokens,
+        answer_tokens=answer_tokens,
+    )
+    for one in said:
+        if as_json:
+            typer.echo(json.dumps(asdict(one), ensure_ascii=False))
+        else:
+            asked = f" {one.query} ->" if one.query is not None else ""
+            cut = "" if one.finished else " [cut by the token limit]"
+            typer.echo(f"{one.time:8.2f} s  {one.type}:{asked} {one.text}{cut}")
+
+
+def _query(text: str) -> tuple[float, str]:
+    time, colon, question = text.partition(":")
+    try:
+        seconds = float(time)
+    except ValueError:
+        seconds = -1.0
+    if not colon or not question.strip() or not 0.0 <= seconds < float("inf"):
+        raise typer.BadParameter(f"--ask {text!r}: write it as SECONDS:QUERY, such as '3.5:who is there ?'")
+    return seconds, question.strip()
+
+
+@app.command()
+def view(
+    samples: Annotated[Path, typer.Argument(metavar="SAMPLES.jsonl", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("view.html"),
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Only this sample; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many samples.")] = 20,
+    fps: Annotated[float, typer.Option(help="Frames a second to show.")] = 2.0,
+) -> None:
+    """Write a page that shows samples: frames, and events on a timeline."""
+    from whilst.view import write_page
+
+    typer.echo(write_page(samples, out, ids=ids or (), limit=limit, fps=fps))
+
+
+@app.command()
+def demo(
+    recipes: Annotated[Path, typer.Option(help="The folder whose recipes are run.")] = Path("recipes/tiny"),
+    parallel: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 2,
+) -> None:
+    """Make a video world, train every arm of recipes/tiny on it and compare them."""
+    from whilst.demo import run
+
+    output = Path(load_for("eval", recipes / "eval.yaml").output)
+    run(recipes, output, parallel)
+    _show_report(json.loads((output / "report.json").read_text(encoding="utf-8")), output)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
