@@ -85,7 +85,7 @@ def version() -> str:
     """`__version__` of whilst/__init__.py, read as text: importing it would need what is being installed."""
     found = re.search(r'^__version__ = "([^"]+)"$', (HERE / "whilst" / "__init__.py").read_text(), re.MULTILINE)
     if found is None:
-        raise RuntimeError("whilst/__init__.py has no line of the form __version__ = \"...\"")
+        raise RuntimeError('whilst/__init__.py has no line of the form __version__ = "..."')
     return found.group(1)
 
 

@@ -172,25 +172,36 @@ def _control_tables(report: Mapping[str, Any], controls: Mapping[str, Results], 
     own, other = arms.get(arm, {}), arms.get(base, {})
     main, fine = f.kinds([*controls.values(), own, other])
 
-    def table(kind: str) -> str:
-        def row(title: str, figure: Figure | None, to_arm: str, to_base: str) -> tuple[str, list[str]]:
-            return title, [_cell(figure), to_arm, to_base]
+    groups: dict[str, tuple[str, Results]] = {arm: (_swatch(report, arm), own)}
+    for name, results in controls.items():
+        groups[name] = (f"{escape(name)}<br><small>{escape(TAKEN_AWAY.get(name, ''))}</small>", results)
+    groups[base] = (_swatch(report, base), other)
 
-        def delta(figure: Figure | None, against: Results) -> str:
-            return _points(f.difference(figure, against.get(kind)))
+    def deltas(name: str, results: Results, kind: str) -> list[str]:
+        """Points from the arm and from the baseline; nothing in an arm's own place."""
+        return [
+            "" if name == to else _points(f.difference(results.get(kind), figures.get(kind)))
+            for to, figures in ((arm, own), (base, other))
+        ]
 
-        rows = [row(_swatch(report, arm), own.get(kind), "", delta(own.get(kind), other))]
-        for name, figures in controls.items():
-            title = f"{escape(name)}<br><small>{escape(TAKEN_AWAY.get(name, ''))}</small>"
-            figure = figures.get(kind)
-            rows.append(row(title, figure, delta(figure, own), delta(figure, other)))
-        rows.append(row(_swatch(report, base), other.get(kind), delta(other.get(kind), own), ""))
-        head = ["", f"accuracy, {kind}", f"points from {arm}", f"points from {base}"]
-        return _table(f"{arm} ({memory}) and its controls: {kind} queries", head, rows)
+    def folded(name: str, results: Results, kind: str) -> str:
+        pairs = zip((arm, base), deltas(name, results, kind), strict=True)
+        return _cell(results.get(kind)) + "".join(f"<small>{d} from {escape(to)}</small>" for to, d in pairs if d)
 
     first = f.HEADLINE_KIND if f.HEADLINE_KIND in main else main[0]
-    rest = "".join(table(kind) for kind in [*main, *fine] if kind != first)
-    return table(first) + f"<details><summary>The other kinds of query, {memory}</summary>{rest}</details>"
+    rest = [kind for kind in [*main, *fine] if kind != first]
+    title = f"{arm} ({memory}) and its controls"
+    shown = _table(
+        f"{title}: {first} queries",
+        ["", f"accuracy, {first}", f"points from {arm}", f"points from {base}"],
+        [(head, [_cell(r.get(first)), *deltas(name, r, first)]) for name, (head, r) in groups.items()],
+    )
+    hidden = _table(
+        f"{title}: the other kinds of query",
+        ["", *rest],
+        [(head, [folded(name, r, kind) for kind in rest]) for name, (head, r) in groups.items()],
+    )
+    return f"{shown}<details><summary>The other kinds of query, {memory}</summary>{hidden}</details>"
 
 
 def _curves(report: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ WORDS = ("in-1", "in-2", "out-1", "red-circle", "blue-square", "none", "now", "u
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """A tiny checkpoint folder of each family."""
-    return {name: build_tiny(name, tmp_path_factory.mktemp(name), WORDS) for name in FAMILIES}
+    return {name: build_tiny(name, tmp_path_factory.mktemp(name), WORDS, layers=2) for name in FAMILIES}
 
 
 @pytest.fixture(scope="session")

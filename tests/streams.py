@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from whilst.attention import build_mask
-from whilst.backbones.base import Backbone, Features
+from whilst.backbones.base import Backbone, ClipShape, Features
 from whilst.render import IGNORE, Renderer, TokenRow
 from whilst.runtime import StreamBatch, View, encode_clips
 from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought, Video
@@ -20,7 +20,9 @@ FPS = 2.0
 HEIGHT, WIDTH = 32, 48  # pixels; 2 x 3 visual tokens a temporal patch: height and width differ
 
 
-def timeline(sample_id: str = "a", thoughts: Sequence[str] = ("in-1 red-circle .", "", "out-1 blue-square .", ".")) -> Sample:
+def timeline(
+    sample_id: str = "a", thoughts: Sequence[str] = ("in-1 red-circle .", "", "out-1 blue-square .", ".")
+) -> Sample:
     """Four segments (2, 3, 1 and 2 frames), one thought each (an empty one is a silence), a query in mid-stream, a
     standing query (first silence, later two answers), and a query after all of it."""
 
@@ -65,6 +67,11 @@ def clips_of(sample: Sample, seed: int = 0) -> list[tuple[Segment, np.ndarray, t
         n = round((segment.end - segment.start) * FPS)
         clips.append((segment, frames(rng, n), tuple(segment.start + i / FPS for i in range(n))))
     return clips
+
+
+def shapes_of(backbone: Backbone, sample: Sample) -> list[ClipShape]:
+    """What the renderer needs of the clips of a sample."""
+    return [backbone.spec.shape(times, HEIGHT, WIDTH, FPS) for _, _, times in clips_of(sample)]
 
 
 def views_of(backbone: Backbone, sample: Sample, seed: int = 0) -> list[View]:
@@ -171,9 +178,7 @@ def stream(
             events[b].append(event)
         return chosen
 
-    batch = StreamBatch(
-        backbone, renderer, len(samples), sampler=sampler, received_ends=ends, read_tokens=read_tokens
-    )
+    batch = StreamBatch(backbone, renderer, len(samples), sampler=sampler, received_ends=ends, read_tokens=read_tokens)
     batch.hold_boundary ^= flip_boundary
     if any(sample.memory for sample in samples):
         batch.remember([sample.memory or None for sample in samples])
@@ -185,7 +190,9 @@ def stream(
     return [Streamed(torch.stack(x), tuple(e), batch) for x, e in zip(logits, events, strict=True)]
 
 
-def _step(batch: StreamBatch, before: Sequence[Sequence[object]], now: Sequence[object], shown: list[Iterator[View]]) -> None:
+def _step(
+    batch: StreamBatch, before: Sequence[Sequence[object]], now: Sequence[object], shown: list[Iterator[View]]
+) -> None:
     """One event of each stream: segments first, then thoughts, then answers; streams do not meet."""
     limit = 1 << 30
     segments = [isinstance(event, Segment) for event in now]

@@ -51,7 +51,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Plan:
-    """`masks` says of each attention back-end how it takes the recipe's rule; `rows` is None until there are samples."""
+    """`masks`: how each attention back-end takes the recipe's rule; `rows` is None until there are samples."""
 
     parameters: Parameters
     masks: dict[str, str]

@@ -122,9 +122,7 @@ class StreamingSFTTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         weights = inputs["loss_weight"][:, 1:]
-        outputs = model(
-            **{k: v for k, v in inputs.items() if k != "loss_weight"}, fused_lm_head=True, use_cache=False
-        )
+        outputs = model(**{k: v for k, v in inputs.items() if k != "loss_weight"}, fused_lm_head=True, use_cache=False)
         total = weights.sum() if num_items_in_batch is None else num_items_in_batch
         loss = -(outputs.log_probs * weights).sum() / total
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:

@@ -41,6 +41,8 @@ def build_mask(backend: str, rule: Rule, tokens: Tokens, dtype: torch.dtype = to
     if backend.startswith("flash"):
         if bool((tokens.sample != tokens.sample[:, :1]).any()):
             raise VisibilityError(f"{backend} takes one unpadded sample a row: set per-device batch 1 and no packing")
+        if bool((tokens.branch > 0).any()):
+            raise VisibilityError(f"{backend} would let later tokens see a query's branch: set queries: kept")
         return None
     if backend == "whilst_flex":
         return block_mask(rule, tokens)

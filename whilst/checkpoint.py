@@ -35,7 +35,9 @@ class Checkpoint:
 def read_contract(path: str | Path) -> Contract:
     file = Path(path, CONTRACT)
     if not file.exists():
-        raise BackboneError(f"{path}: {CONTRACT} is missing, so layout, rule and scheme are unknown; train with whilst sft")
+        raise BackboneError(
+            f"{path}: {CONTRACT} is missing, so layout, rule and scheme are unknown; train with whilst sft"
+        )
     return load_recipe(file, Contract)
 
 

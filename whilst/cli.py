@@ -112,13 +112,15 @@ def synth(recipe: RecipePath, overrides: Overrides = None) -> None:
 @app.command()
 def tiny(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Build a tiny checkpoint with random weights, offline."""
-    typer.echo(stage_module("tiny").run(load_for("tiny", recipe, overrides)))
+    loaded = load_for("tiny", recipe, overrides)
+    typer.echo(stage_module("tiny").run(loaded))
 
 
 @app.command()
 def sft(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Fine-tune on samples."""
-    typer.echo(stage_module("sft").run(load_for("sft", recipe, overrides)))
+    loaded = load_for("sft", recipe, overrides)
+    typer.echo(stage_module("sft").run(loaded))
 
 
 @app.command("eval")
@@ -156,7 +158,9 @@ def plan(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 @app.command()
 def watch(
-    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file, or a folder of images with a frames.json.")],
+    video: Annotated[
+        Path, typer.Argument(metavar="VIDEO", help="A video file, or a folder of images with a frames.json.")
+    ],
     model: Annotated[Path, typer.Option(help="A folder that `whilst sft` wrote.", show_default=False)],
     fps: Annotated[float | None, typer.Option(help="Frames a second; default: as in training.")] = None,
     segment: Annotated[float, typer.Option(help="Seconds a segment.")] = 1.0,

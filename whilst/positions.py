@@ -96,13 +96,14 @@ class GapIsolated(GroupDecoupled):
 
     def __init__(self, delta: int = 10000) -> None:
         super().__init__(phi=delta)
+        self.delta = delta
 
     def received(self, pieces: Sequence[Piece]) -> PositionArray:
         positions = super().received(pieces)
-        if self.next > self.next_generated:
+        if self.next > self.delta:
             raise PositionError(
-                f"gap_isolated: received positions reach {self.next} and collide with the generated group that starts "
-                f"at delta; choose a larger delta"
+                f"gap_isolated: received positions reach {self.next - 1} and collide with the generated group that "
+                f"starts at delta {self.delta}; choose a larger delta"
             )
         return positions
 
@@ -165,6 +166,6 @@ def make_scheme(name: str, received_end: int | None = None, **params: int) -> In
     if name not in SCHEMES:
         raise PositionError(f"unknown position scheme {name!r}; known: {', '.join(sorted(SCHEMES))}")
     try:
-        return SCHEMES[name](received_end=received_end) if name == "batch" else SCHEMES[name](**params)
+        return SCHEMES[name](received_end=received_end, **params) if name == "batch" else SCHEMES[name](**params)
     except TypeError as error:
         raise PositionError(f"position scheme {name!r} does not take {sorted(params)}: {error}") from None

@@ -96,8 +96,12 @@ class RenderConfig:
                 "row_shift writes a boundary token after the next read, so a query cannot leave the stream: "
                 "set queries: kept, or rule: unit"
             )
-        if self.scheme != "batch":
-            make_scheme(self.scheme, **self.scheme_params)
+        if self.scheme == "batch" and self.layout != "split":
+            raise VisibilityError(
+                f"scheme 'batch' puts generated text after the last received token, which layout {self.layout!r} does "
+                f"not: use layout split"
+            )
+        make_scheme(self.scheme, received_end=0, **self.scheme_params)
         return rule
 
 
@@ -275,9 +279,11 @@ class Renderer:
         return self.text(self.config.format.system, Role.SYSTEM)
 
     def clip(self, shape: ClipShape, segment: Segment) -> list[tuple[str | Grid, Role]]:
-        f = self.config.format
-        parts: list[tuple[str | Grid, Role]] = [(f.segment.format(start=segment.start, end=segment.end), Role.STAMP)]
-        return parts + [(part, Role.STAMP) for part in self.spec.clip_parts(shape)]
+        span = self.config.format.segment.format(start=segment.start, end=segment.end)
+        first, *rest = self.spec.clip_parts(shape)
+        # one text with the timestamp that may follow, so that it is tokenised as a processor would
+        opening: list[str | Grid] = [span + first] if isinstance(first, str) else [span, first]
+        return [(part, Role.STAMP) for part in (*opening, *rest)]
 
     def received(self, shape: ClipShape | None, segment: Segment | None, query: Query | None) -> Chunk:
         """A received turn: a clip, a query, or (recurrent prompts) a clip and then a query."""

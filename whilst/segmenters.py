@@ -2,7 +2,8 @@
 
 A segmenter takes `Frames` or a stream of (time, image) pairs, as `video.stream_frames` gives them, and yields clips. A
 causal one decides with what has been on screen so far: it may run while the video arrives, and later frames never
-change an earlier clip. `end` is where the timeline stops (seconds); without it the last frame counts for one more interval.
+change an earlier clip. `end` is where the timeline stops (seconds); without it the last frame counts for one more
+interval.
 
     for clip in fixed(stream_frames("street.mp4", fps=2.0), seconds=4.0, end=20.0): ...
 """

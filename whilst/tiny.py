@@ -1,6 +1,8 @@
 """The `tiny` stage: a recipe for a small checkpoint with random weights, built offline (whilst.backbones.tiny).
 
     whilst tiny recipes/tiny/model.yaml
+
+Its words become single tokens, so what is said in the demo's world stays short.
 """
 
 from __future__ import annotations

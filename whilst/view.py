@@ -93,7 +93,8 @@ def _timeline(events: Sequence[Event], queries: dict[str, Query], start: float, 
             for span in event.evidence:
                 place(*span, "evidence", f"evidence for {event.text}: {span[0]:g} to {span[1]:g} s")
         place(event.time, event.time, _kind(event), f"{event.time:g} s {_kind(event)}: {_words(event, queries)}")
-    return f'<div class="line">{"".join(marks)}</div><div class="ends"><span>{start:g} s</span><span>{end:g} s</span></div>'
+    ends = f'<div class="ends"><span>{start:g} s</span><span>{end:g} s</span></div>'
+    return f'<div class="line">{"".join(marks)}</div>{ends}'
 
 
 # ---- The columns: one a segment, and one before the first if something happens there.
@@ -167,7 +168,8 @@ def _picture(image: np.ndarray, time: float) -> str:
     text = base64.b64encode(data.getvalue()).decode()
     look = ' class="small"' if small else ""
     kind = "png" if small else "jpeg"
-    return f'<figure><img{look} alt="frame at {time:g} s" src="data:image/{kind};base64,{text}"><figcaption>{time:g} s</figcaption></figure>'
+    source = f"data:image/{kind};base64,{text}"
+    return f'<figure><img{look} alt="frame at {time:g} s" src="{source}"><figcaption>{time:g} s</figcaption></figure>'
 
 
 # ---- The page.
@@ -180,8 +182,8 @@ def page(title: str, sections: Sequence[str]) -> str:
         for kind in ("segment", "thought", "query", "answer", "silence", "window", "evidence")
     )
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width, initial-scale=1"><title>{escape(title)}</title><style>{STYLE}</style></head><body>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
         f'<h1>{escape(title)}</h1><p class="about">{len(sections)} samples. Times are seconds of the video.</p>'
         f'<p class="legend">{legend}</p>{"".join(sections)}</body></html>\n'
     )
@@ -190,10 +192,11 @@ def page(title: str, sections: Sequence[str]) -> str:
 STYLE = """
 :root{--page:#fff;--ink:#1c2430;--quiet:#637085;--rule:#dde2ea;--segment:#c9d3e2;--thought:#2f7d5b;--query:#2f5fb3;
 --answer:#b3541e;--silence:#8792a3;--window:#f3d3b8;--evidence:#a7c4f2}
-@media (prefers-color-scheme:dark){:root{--page:#141920;--ink:#e4e9f0;--quiet:#97a3b5;--rule:#2c3542;--segment:#364355;
---thought:#6cc79c;--query:#86aef5;--answer:#eb9a66;--silence:#76839a;--window:#5a3b25;--evidence:#2f4a78}}
-*{box-sizing:border-box}body{margin:2rem auto;padding:0 1.25rem;max-width:1200px;background:var(--page);color:var(--ink);
-font:15px/1.45 system-ui,sans-serif}h1{font-size:1.5rem;margin:0}h2{font-size:1.05rem;margin:0}
+@media (prefers-color-scheme:dark){:root{--page:#141920;--ink:#e4e9f0;--quiet:#97a3b5;--rule:#2c3542;
+--segment:#364355;--thought:#6cc79c;--query:#86aef5;--answer:#eb9a66;--silence:#76839a;
+--window:#5a3b25;--evidence:#2f4a78}}
+*{box-sizing:border-box}body{margin:2rem auto;padding:0 1.25rem;max-width:1200px;background:var(--page);
+color:var(--ink);font:15px/1.45 system-ui,sans-serif}h1{font-size:1.5rem;margin:0}h2{font-size:1.05rem;margin:0}
 section{border-top:1px solid var(--rule);padding:1.25rem 0}.about,small,figcaption,.ends,th,p span{color:var(--quiet)}
 .about{margin:.15rem 0 .8rem}.memory{white-space:pre-wrap}
 .legend{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;font-size:.85rem}.legend span{color:var(--ink)}

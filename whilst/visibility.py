@@ -22,7 +22,7 @@ import torch
 RECEIVED, GENERATED = 0, 1
 FIELDS = (
     "index",  # slot in the row: causal order
-    "order",  # place on the token's own timeline: a branch continues from where it left, the rest goes on as if it were not
+    "order",  # place on the token's own timeline: a branch continues from where it left, the rest goes on without it
     "sample",  # which packed sample; -1 is padding
     "stream",  # RECEIVED or GENERATED
     "unit",  # what had been received: index of the last received turn of the timeline
@@ -32,7 +32,7 @@ FIELDS = (
     "segment",  # ordinal of the segment whose turn the token belongs to; -1: none
     "now",  # ordinal of the last segment that had arrived when the token was written; -1: none
     "visual_count",  # visual tokens on the timeline up to and including this one
-    "visual_end",  # vision and its marks: visual_count at the last token of its block (itself for a pad); -1: not vision
+    "visual_end",  # vision and its marks: visual_count at the last token of its block (itself for a pad); -1: no vision
 )
 
 
@@ -186,13 +186,15 @@ def dense_mask(rule: Rule, tokens: Tokens, rows: int = 256) -> torch.Tensor:
 def _strips(rule: Rule, tokens: Tokens, rows: int) -> Iterator[tuple[int, int, torch.Tensor, torch.Tensor]]:
     """The mask in strips of `rows` queries, before the order of slots: (start, stop, seen (..., R, stop), run).
 
-    Query start + i sees the keys that `seen[..., run[i], :]` says and that do not come after it, so none from `stop` on.
-    The tokens of a turn share most metadata: the predicate is evaluated once for each run of equal queries, not L times.
+    Query start + i sees the keys that `seen[..., run[i], :]` says and that do not come after it: none from `stop` on.
+    The tokens of a turn share most metadata, so the predicate is evaluated once for each run of equal queries.
     """
     columns = tokens.only(("index", "sample", "branch", *rule.kind.fields))
     L = columns.index.shape[-1]
     if not bool((columns.index == torch.arange(L, device=columns.index.device)).all()):
-        raise VisibilityError("`index` must be a token's slot in its row, 0 to L - 1: masks take it for the causal order")
+        raise VisibilityError(
+            "`index` must be a token's slot in its row, 0 to L - 1: masks take it for the causal order"
+        )
     fields = torch.stack([value for name, value in columns.values.items() if name != "index"])
     differs = (fields[..., 1:] != fields[..., :-1]).flatten(0, -2).any(0)
     for start in range(0, L, rows):

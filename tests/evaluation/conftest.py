@@ -1,21 +1,16 @@
-"""A small timeline, its frames, and tiny checkpoints of both families."""
+"""A small timeline, its frames, and tiny checkpoints under any contract."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from whilst.backbones.base import Backbone, load
-from whilst.backbones.tiny import Family, build_tiny
+from whilst.backbones.base import Backbone
 from whilst.checkpoint import Checkpoint, Contract
 from whilst.clips import SegmentClip
 from whilst.render import RenderConfig, Renderer
-from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought, Video, validate
-
-WORDS = ("red-circle", "blue-square", "in-1", "in-2", "none", "which", "now", "tell-when", "out", "unknown", ".", "?")
-FAMILIES: tuple[Family, ...] = ("qwen2_5_vl", "qwen3_vl")
+from whilst.sample import Answer, Event, Query, Sample, Segment, Silence, Thought, Video, validate
 
 
 def make_sample(name: str = "a", segments: int = 4) -> Sample:
@@ -23,7 +18,7 @@ def make_sample(name: str = "a", segments: int = 4) -> Sample:
     start = 10.0  # the clip lies inside a longer file
     end = start + segments
     half = segments // 2
-    events: list[object] = []
+    events: list[Event] = []
     for k in range(segments):
         now = start + k + 1
         events += [Segment(now - 1, now), Thought(now, f"in-{k + 1} red-circle ." if k % 2 == 0 else "none .")]
@@ -45,7 +40,7 @@ def make_sample(name: str = "a", segments: int = 4) -> Sample:
         name,
         Video(f"videos/{name}.mp4", start, end),
         tuple(events),
-        meta={"subkinds": {"b0": "which_in"}},  # type: ignore[arg-type]
+        meta={"subkinds": {"b0": "which_in"}},
     )
     validate(sample)
     return sample
@@ -75,17 +70,9 @@ def new_clips() -> Callable[..., list[SegmentClip]]:
     return make_clips
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
-def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    path: Path = build_tiny(request.param, tmp_path_factory.mktemp(request.param), WORDS)
-    loaded = load(path)
-    loaded.model.eval()
-    return loaded
-
-
 @pytest.fixture
-def checkpoint(backbone: Backbone) -> Callable[..., Checkpoint]:
-    """checkpoint(layout="recurrent", rule=..., thinks=True, ...) -> an untrained one with that contract."""
+def new_checkpoint(backbone: Backbone) -> Callable[..., Checkpoint]:
+    """new_checkpoint(thinks=True, layout="recurrent", rule=..., ...) -> the family's tiny one under that contract."""
 
     def make(thinks: bool = True, **changes: object) -> Checkpoint:
         config = replace(RenderConfig(layout="recurrent"), **changes)  # type: ignore[arg-type]

@@ -130,13 +130,13 @@ class Checker(HTMLParser):
         self.words: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-        assert len(dict(attrs)) == len(attrs), f"<{tag}> repeats an attribute"
+        self.handle_startendtag(tag, attrs)
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.append((tag, dict(attrs)))
+        assert len(dict(attrs)) == len(attrs), f"<{tag}> repeats an attribute"
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
@@ -194,7 +194,8 @@ def test_every_figure_is_on_the_page(report: dict[str, Any], pictures: Pictures,
     for control, by_kind in report["controls"].items():
         for kind, figure in by_kind.items():
             deltas = [points(figure["accuracy"] - report["arms"][arm][kind]["accuracy"]) for arm in ARMS[:2]]
-            assert f"{shown(figure)} {deltas[0]} {deltas[1]}" in text, (control, kind)
+            differences = deltas if kind == "backward" else [f"{d} from {arm}" for d, arm in zip(deltas, ARMS[:2])]
+            assert " ".join([shown(figure), *differences]) in text, (control, kind)
     for expected in ("81.2%", "none written", "random figures & <no> results", "17", "runs/test.jsonl", "12.25"):
         assert expected in text
     assert "contracts.thinking.format.closing <|im_end|>\\n" in text

@@ -42,7 +42,10 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
         events: list = []
         for k in range(seconds):
             events += [Segment(float(k), k + 1.0), Thought(k + 1.0, f"in-{k % 2 + 1} red-circle .")]
-        events += [Query("q", float(seconds), "which in-1 ?", kind="backward"), Answer(float(seconds), "red-circle", "q")]
+        events += [
+            Query("q", float(seconds), "which in-1 ?", kind="backward"),
+            Answer(float(seconds), "red-circle", "q"),
+        ]
         made.append(Sample(f"s{i}", Video(f"{i}.mp4"), tuple(events)))
     write_jsonl(made, folder / "train.jsonl")
     return folder / "train.jsonl"
@@ -151,7 +154,9 @@ def test_packing_trains_on_the_same_labels(recipe: SFTRecipe) -> None:
 
 
 def test_lora_trains_adapters_and_loads_again(recipe: SFTRecipe) -> None:
-    lora = replace(recipe, model=replace(recipe.model, lora=LoraSettings(rank=4, alpha=8), freeze_vision="tower+merger"))
+    lora = replace(
+        recipe, model=replace(recipe.model, lora=LoraSettings(rank=4, alpha=8), freeze_vision="tower+merger")
+    )
     out = run(lora)
     assert (out / "adapter_model.safetensors").exists()
     assert all("language_model" in name for name in load_file(out / "adapter_model.safetensors"))
@@ -184,7 +189,9 @@ def test_the_folder_is_a_stream(recipe: SFTRecipe, samples: Path) -> None:
     assert (out / "rejected.jsonl").read_text() == ""
 
 
-def test_too_many_rejected_samples_is_an_error_and_few_are_listed(recipe: SFTRecipe, samples: Path, tmp_path: Path) -> None:
+def test_too_many_rejected_samples_is_an_error_and_few_are_listed(
+    recipe: SFTRecipe, samples: Path, tmp_path: Path
+) -> None:
     lines = samples.read_text().splitlines()
     for line in lines:
         record = json.loads(line)
