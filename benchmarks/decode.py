@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -78,7 +79,7 @@ def measure(path: Path, start: float, repeats: int) -> dict[str, Any]:
     pictures = {name: read(path, start) for name, read in readers.items()}
     for name, images in pictures.items():
         assert np.array_equal(images, pictures["ours"]), f"{name} picks other pictures than ours"
-    seconds = take_turns({name: (lambda read=read: read(path, start)) for name, read in readers.items()}, repeats)
+    seconds = take_turns({name: partial(read, path, start) for name, read in readers.items()}, repeats)
     return {
         "frames": len(pictures["ours"]),
         "seconds": {name: median(times) for name, times in seconds.items()},

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data_pipeline.world.build import BuildReport, build_world
@@ -24,7 +24,7 @@ class SynthRecipe(Recipe):
 
     output: str
     counts: dict[str, int]
-    world: WorldConfig = WorldConfig()
+    world: WorldConfig = field(default_factory=WorldConfig)
 
     def __post_init__(self) -> None:
         if self.world.seed not in (0, self.seed):
@@ -53,10 +53,8 @@ def run(recipe: SynthRecipe) -> dict[str, BuildReport]:
 
 def told(report: BuildReport) -> str:
     """A report in one line."""
-    return (
-        f"{report.videos} videos of {report.simulated} simulated worlds ({_counts(report.rejected) or 'none rejected'});"
-        f" queries: {_counts(report.kinds)}"
-    )
+    rejected = _counts(report.rejected) or "none rejected"
+    return f"{report.videos} videos of {report.simulated} worlds ({rejected}); queries: {_counts(report.kinds)}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

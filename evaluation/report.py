@@ -206,22 +206,20 @@ def _control_tables(report: Mapping[str, Any], controls: Mapping[str, Results], 
 
 def _curves(report: Mapping[str, Any]) -> str:
     curves = report.get("curves") or {}
-    colours = charts.arm_colours(report)
-    arms = [arm for arm in colours if arm in curves or arm in (report.get("arms") or {})]
-    if not any(curves.values()):
+    colours = {arm: shade for arm, shade in charts.arm_colours(report).items() if curves.get(arm)}
+    if not colours:
         return f"<p>Learning curves: {MISSING} in this report.</p>"
 
     def chart(key: str, title: str, top: float | None) -> str:
         series = {
-            arm: [(float(p["step"]), float(p[key])) for p in curves.get(arm) or () if p.get(key) is not None]
-            for arm in arms
+            arm: [(float(p["step"]), float(p[key])) for p in curves[arm] if p.get(key) is not None] for arm in colours
         }
         return f"<figure><figcaption>{title}</figcaption>{charts.lines(series, colours, title, top)}</figure>"
 
-    absent = [arm for arm in arms if not curves.get(arm)]
+    absent = [arm for arm in report.get("arms") or {} if arm not in colours]
     note = f'<p class="faint">No curve: {escape(", ".join(absent))} ({MISSING}).</p>' if absent else ""
     return (
-        charts.curve_legend({arm: colours[arm] for arm in arms})
+        charts.curve_legend(colours)
         + f'<div class="pair">{chart("loss", "Loss", None)}{chart("mean_token_accuracy", "Token accuracy", 1.0)}</div>'
         + note
     )

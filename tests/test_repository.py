@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import tomllib
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def test_setup_has_one_table_of_pins(monkeypatch: pytest.MonkeyPatch) -> None:
     given = setup_arguments(monkeypatch)
     assert given["version"] == __version__
     assert set(given["extras_require"]) == {"gpu", "vllm", "synth", "eval", "dev"}
-    everything = given["install_requires"] + sum(given["extras_require"].values(), [])
+    everything = [*given["install_requires"], *chain(*given["extras_require"].values())]
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", pin) for pin in everything), everything
     # One version a package, however many extras name it.
     assert len({pin.partition("==")[0].lower() for pin in everything}) == len(set(everything))

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from whilst.attention import build_mask
-from whilst.backbones.base import VisionSpec
+from whilst.backbones.base import BackboneError, VisionSpec
 from whilst.clips import SegmentClip, segment_clips, shapes
+from whilst.memory import MemoryCapError
+from whilst.positions import PositionError
 from whilst.progress import progress
 from whilst.render import IGNORE, Renderer, RenderError, TokenRow
 from whilst.sample import Sample, Silence, Thought, read_jsonl
@@ -26,6 +28,10 @@ from whilst.visibility import FIELDS, Rule, Tokens
 
 class DataError(ValueError):
     """A training set that cannot be used; names the file and the fix."""
+
+
+# what is wrong with one sample, not with the recipe: its video, its texts, its size, its length
+UNUSABLE = (VideoError, RenderError, BackboneError, MemoryCapError, PositionError)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def load_items(
         for sample in samples:
             try:
                 items += render_items(with_thoughts(sample, thoughts), renderer, fps)
-            except (VideoError, RenderError) as error:
+            except UNUSABLE as error:
                 rejected.append(Rejected(sample.id, str(error)))
             advance(1)
     return items, rejected

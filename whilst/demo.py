@@ -143,12 +143,13 @@ def _state(started: Sequence[Running], waiting: Sequence[Job]) -> Table:
 
 
 def report_table(report: Mapping[str, Any]) -> Table:
-    """The figures of a report: one row an arm, or the control arm deprived of something; one column a kind of query.
+    """The figures of a report: one row an arm, or an arm deprived of something; one column a kind of query.
 
     A cell is the accuracy in percent with its 95% interval.
     """
     named = {**report["arms"]}
-    named |= {f"{report.get('control_arm')}, {name}": row for name, row in report.get("controls", {}).items()}
+    for arm, controls in (("control_arm", "controls"), ("kv_arm", "controls_kv")):
+        named |= {f"{report.get(arm)}, {name}": row for name, row in report.get(controls, {}).items()}
     kinds = [kind for kind in KINDS if any(kind in row for row in named.values())]
     table = Table("arm", title=f"{report['name']}: accuracy in percent, 95% interval", title_justify="left")
     for kind in kinds:

@@ -194,7 +194,7 @@ def test_every_figure_is_on_the_page(report: dict[str, Any], pictures: Pictures,
     for control, by_kind in report["controls"].items():
         for kind, figure in by_kind.items():
             deltas = [points(figure["accuracy"] - report["arms"][arm][kind]["accuracy"]) for arm in ARMS[:2]]
-            differences = deltas if kind == "backward" else [f"{d} from {arm}" for d, arm in zip(deltas, ARMS[:2])]
+            differences = deltas if kind == "backward" else [f"{deltas[i]} from {ARMS[i]}" for i in range(2)]
             assert " ".join([shown(figure), *differences]) in text, (control, kind)
     for expected in ("81.2%", "none written", "random figures & <no> results", "17", "runs/test.jsonl", "12.25"):
         assert expected in text

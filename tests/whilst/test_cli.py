@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import asdict, fields
 from inspect import signature
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -364,7 +365,7 @@ def test_the_table_of_a_report() -> None:
         "control_arm": "thinking",
         "controls": {"thoughts_dropped": {"backward": figures(0.2)}},
     }
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))
+    console = Console(width=120, record=True, file=StringIO())
     console.print(demo.report_table(report))
     text = console.export_text()
     assert "90 [80, 100]" in text and "thinking, thoughts_dropped" in text and "20 [10, 30]" in text

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.streams import clips_of, forced, one_pass, rows_of, said, stream, timeline, trained, views_of
 
+from tests.streams import clips_of, forced, one_pass, rows_of, said, stream, timeline, trained, views_of
 from train.rows import Collator, Item
 from whilst.backbones.base import Backbone
 from whilst.clips import SegmentClip

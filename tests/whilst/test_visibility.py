@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.streams import one_pass, row_features, rows_of, timeline, views_of
 
+from tests.streams import one_pass, row_features, rows_of, timeline, views_of
 from whilst.attention import BACKENDS, build_mask, check_backend, set_backend
 from whilst.backbones.base import Backbone, load
 from whilst.render import RenderConfig, Renderer
@@ -86,7 +86,9 @@ def fields_of(row: list[Said]) -> dict[str, np.ndarray]:
         before = timeline_before(row, i)
         later = row[i + 1] if i + 1 < len(row) else token
         generated = token.stream == GENERATED and later.stream == GENERATED and later.sample == token.sample
-        ends = [sum(t.pad for t in timeline_before(row, j)) for j, t in enumerate(row) if same_block(t, token) and t.pad]
+        ends = [
+            sum(t.pad for t in timeline_before(row, j)) for j, t in enumerate(row) if same_block(t, token) and t.pad
+        ]
         count = sum(t.pad for t in before)
         values["index"].append(i)
         values["order"].append(len(before) - 1 if token.sample >= 0 else -1)
@@ -209,7 +211,7 @@ def picture(mask: torch.Tensor) -> list[str]:
 def two_units() -> Tokens:
     """R1 R1 R2 R2 C1 C1 C2 C2: two received units of two tokens, and the two generated ones that go with them."""
     stream, unit = [0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0, 1, 1]
-    fields = {name: np.zeros(8, np.int32) for name in FIELDS}
+    fields: dict[str, np.ndarray] = {name: np.zeros(8, np.int32) for name in FIELDS}
     fields |= {"index": np.arange(8), "stream": np.array(stream), "unit": np.array(unit)}
     fields["next_unit"] = np.array([0, 0, 1, 1, 0, 1, 1, 1])
     return Tokens.of(fields)
@@ -232,7 +234,7 @@ def test_vst_window_takes_marks_along() -> None:
     """system, <start> pad pad <end>, text, <start> pad pad <end>, text; two visual tokens in view."""
     visual = [0, 0, 1, 2, 2, 2, 2, 3, 4, 4, 4]
     ends = [-1, 2, 1, 2, 2, -1, 4, 3, 4, 4, -1]
-    fields = {name: np.zeros(11, np.int32) for name in FIELDS}
+    fields: dict[str, np.ndarray] = {name: np.zeros(11, np.int32) for name in FIELDS}
     fields |= {"index": np.arange(11), "visual_count": np.array(visual), "visual_end": np.array(ends)}
     assert picture(dense_mask(Rule("visual_window", {"budget": 2}), Tokens.of(fields))) == [
         "1..........",

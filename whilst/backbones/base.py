@@ -305,7 +305,7 @@ def load_spec(path: str | Path, *, min_pixels: int | None = None, max_pixels: in
     config = AutoConfig.from_pretrained(path)
     if config.model_type not in FAMILIES:
         raise BackboneError(f"{path}: model type {config.model_type!r} has no adapter; known: {', '.join(FAMILIES)}")
-    file = cached_file(str(path), "preprocessor_config.json")
+    file = cached_file(str(path), "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
     if file is None:
         raise BackboneError(f"{path}: preprocessor_config.json is missing; save the processor beside the model")
     preprocessor = json.loads(Path(file).read_text())
