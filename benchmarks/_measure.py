@@ -22,12 +22,11 @@ def one_thread() -> None:
 
 
 def take_turns(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each run, `repeats` times in turns; every second turn goes backwards. One turn before is not kept.
+    """CPU seconds of each run, `repeats` times in turns; every second turn goes backwards.
 
-    What a run returns is freed within its time, as it would be in a training step.
+    Run everything once before: benchmarks do when they check that the results are the same. What a run returns is freed
+    within its time, as it would be in a training step.
     """
-    for run in runs.values():
-        run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats):
         names = list(runs) if turn % 2 == 0 else list(runs)[::-1]

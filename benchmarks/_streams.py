@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +20,10 @@ FPS = 2.0  # frames a second; a segment's clip has as many as fit
 
 
 @contextmanager
-def checkpoint(family: Family) -> Iterator[str]:
-    """A folder with a tiny model of a family: random weights, the same every time."""
+def checkpoint(family: Family, **sizes: Any) -> Iterator[str]:
+    """A folder with a tiny model of a family: random weights, the same every time. `sizes` as build_tiny takes them."""
     with tempfile.TemporaryDirectory() as folder:
-        build_tiny(family, folder, WORDS, timestamp_seconds=256)
+        build_tiny(family, folder, WORDS, timestamp_seconds=256, **sizes)
         yield folder
 
 

@@ -24,11 +24,21 @@ CONTROLS = ("thoughts_shuffled", "thoughts_dropped", "text_only", "last_frames")
 
 
 def shuffle_thoughts(streams: StreamBatch) -> None:
-    """Each stream gets the memory of the next one: never its own, since streams are different videos."""
-    if streams.size < 2:
-        raise ValueError("thoughts_shuffled needs at least two streams in a batch")
+    """Each stream gets the memory of the next one. `check_distinct` says whether that is another video's."""
     entries = streams.memory_entries()
     streams.replace_memory(entries[1:] + entries[:1])
+
+
+def check_distinct(samples: Sequence[Sample], batch: int) -> None:
+    """Raise unless every sample's next one in its batch is of another video, as shuffling and swapping take it."""
+    for start in range(0, len(samples), batch):
+        videos = [sample.video.path for sample in samples[start : start + batch]]
+        for video, other in zip(videos, videos[1:] + videos[:1], strict=True):
+            if video == other:
+                raise ValueError(
+                    f"{video}: its next neighbour in a batch of {len(videos)} is the same video, so a memory would be "
+                    f"swapped with itself; order the samples by turns, and leave no single sample for the last batch"
+                )
 
 
 def drop_thoughts(streams: StreamBatch) -> None:
@@ -84,5 +94,8 @@ def swapped(episodes: Sequence[Episode]) -> list[list[str]]:
     chance leaked through them.
     """
     texts = [[text for _, text, _ in episode.thoughts] for episode in episodes]
+    silent = [episode.sample for episode in episodes if not episode.thoughts]
+    if silent:
+        raise ValueError(f"sample {silent[0]}: no thought to swap; leave samples without segments out")
     others = texts[1:] + texts[:1]
     return [[other[i % len(other)] for i in range(len(own))] for own, other in zip(texts, others, strict=True)]

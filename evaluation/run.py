@@ -108,6 +108,8 @@ def deprived(
     }
     if control is None:
         return predict(checkpoint, samples, clips, **limits)
+    if control in ("thoughts_shuffled", "thoughts_swapped"):
+        controls.check_distinct(samples, recipe.batch if control == "thoughts_shuffled" else len(samples))
     if control == "thoughts_shuffled":
         return predict(checkpoint, samples, clips, **limits, before_asking=controls.shuffle_thoughts)
     if control == "thoughts_dropped":

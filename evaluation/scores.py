@@ -1,7 +1,8 @@
 """Strict scores: one reply a query, compared whole; a fixed denominator; unfinished replies count as wrong.
 
-A standing (forward) query is right if every poll before its window was met with silence and the first reply in the
-window is the answer. Intervals are 95% bootstrap intervals over videos, since queries of one video are not independent.
+A standing (forward) query is right if every poll before its window was met with silence and the reply at the first poll
+in the window is the answer. Intervals are 95% bootstrap intervals over videos, since queries of one video are not
+independent.
 """
 
 from __future__ import annotations
@@ -85,11 +86,9 @@ def summary(scored: Sequence[Scored], draws: int = 2000, seed: int = 0) -> dict[
 
 
 def thought_accuracy(samples: Sequence[Sample], episodes: Iterable[Episode]) -> float | None:
-    """Share of thoughts that equal the sample's, word for word; None where no thought was written."""
-    gold = {s.id: [event.text for event in s.events if isinstance(event, Thought)] for s in samples}
-    pairs = [
-        (text == expected)
-        for episode in episodes
-        for (_, text, _), expected in zip(episode.thoughts, gold[episode.sample], strict=False)
-    ]
-    return float(np.mean(pairs)) if pairs else None
+    """Share of the samples' thoughts that were written word for word at their time; None where none was written."""
+    written = {(e.sample, time): text for e in episodes for time, text, finished in e.thoughts if finished}
+    if not written:
+        return None
+    gold = [(s.id, event) for s in samples for event in s.events if isinstance(event, Thought)]
+    return float(np.mean([written.get((sample, event.time)) == event.text for sample, event in gold]))

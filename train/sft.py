@@ -219,7 +219,7 @@ def prepare_data(recipe: SFTRecipe, renderer: Renderer) -> tuple[list[list[Item]
     if len(rejected) > data.max_rejected:
         listed = "\n  ".join(f"{r.sample}: {r.reason}" for r in rejected[:5])
         raise DataError(
-            f"{data.train}: {len(rejected)} samples cannot be used, data.max_rejected is {data.max_rejected}; the first:"
+            f"{data.train}: {len(rejected)} samples cannot be used, data.max_rejected is {data.max_rejected}; first:"
             f"\n  {listed}"
         )
     if not items:

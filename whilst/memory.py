@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from whilst.visibility import GENERATED, RECEIVED
 
 if TYPE_CHECKING:
-    from whilst.render import Chunk
+    from whilst.chunks import Chunk
 
 
 class MemoryCapError(ValueError):

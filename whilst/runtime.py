@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from whilst.backbones.base import Backbone, ClipShape, Features
+from whilst.chunks import Chunk, Numbering, Role
 from whilst.memory import TextMemory, TwoStreamCache
-from whilst.render import Chunk, Numbering, Renderer, Role
+from whilst.render import Renderer
 from whilst.sample import Query, Segment
 from whilst.visibility import FIELDS, GENERATED, RECEIVED, Rule, Tokens
 
@@ -212,7 +213,7 @@ class StreamBatch:
         return [list(memory.entries) for memory in self.memories]
 
     def replace_memory(self, entries: Sequence[Sequence[Chunk]]) -> None:
-        """Put other entries into the text memory (control: thoughts swapped). KV memory cannot be swapped: it raises."""
+        """Put other entries into the text memory (control: thoughts swapped); an error with KV memory."""
         self._must_be_recurrent("swapping or dropping thoughts")
         for memory, new in zip(self.memories, entries, strict=True):
             memory.entries = list(new)
@@ -357,7 +358,7 @@ class StreamBatch:
         views: Sequence[View | None] | None = None,
         segment: bool = False,
     ) -> None:
-        """Number one chunk a stream (None: nothing) and write them; segment: they are hidden with the current segment."""
+        """Number one chunk a stream (None: nothing) and write it; segment: hidden with the current segment."""
         shown = views if views is not None else [None] * self.size
         written = [
             self._stamp(b, chunk, stream, shown[b], self.numbering[b].now if segment else -1)

@@ -1,8 +1,8 @@
 """What every backbone family shares: frames -> patches -> features once, and one forward with our mask and positions.
 
-A family file (qwen2_5_vl.py, qwen3_vl.py) says how its vision is written into text (`clip_parts`) and how its tower and
-language model are called (`encode`, `decode`). The stock transformers classes are used as they are; `attach` only routes
-the inner model's forward, so that Trainer, TRL's fused head and PEFT call the same code as the runtime.
+A family file (qwen2_5_vl.py, qwen3_vl.py) gives its constants, which say how vision is written into text (clip_parts),
+and how its tower and its language model are called. The stock transformers classes are used as they are; `attach` only
+routes the inner model's forward, so that Trainer, TRL's fused head and PEFT call the same code as the runtime.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BackboneError(ValueError):
 
 @dataclass(frozen=True)
 class ClipShape:
-    """What the renderer needs to know of a clip: patch grid (t, h, w) before the merge, frame times (s), sampling fps."""
+    """What the renderer must know of a clip: patch grid (t, h, w) before the merge, frame times (s), sampling fps."""
 
     grid: tuple[int, int, int]
     times: tuple[float, ...]
@@ -245,7 +245,7 @@ def attach(model: PreTrainedModel, family: Family) -> None:
         if visual_index is None:
             return stock(*args, **kwargs)
         features = family.encode(self, kwargs["pixel_values_videos"], kwargs["video_grid_thw"])
-        hidden = decode(
+        hidden: Any = decode(
             family,
             self,
             kwargs["input_ids"],
