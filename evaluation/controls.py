@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from evaluation.predict import Episode
+from evaluation.predict import Episode, EvaluationError
 from whilst.clips import SegmentClip
 from whilst.runtime import StreamBatch
 from whilst.sample import Answer, Query, Sample, Segment, Silence
@@ -35,7 +35,7 @@ def check_distinct(samples: Sequence[Sample], batch: int) -> None:
         videos = [sample.video.path for sample in samples[start : start + batch]]
         for video, other in zip(videos, videos[1:] + videos[:1], strict=True):
             if video == other:
-                raise ValueError(
+                raise EvaluationError(
                     f"{video}: its next neighbour in a batch of {len(videos)} is the same video, so a memory would be "
                     f"swapped with itself; order the samples by turns, and leave no single sample for the last batch"
                 )
@@ -96,6 +96,6 @@ def swapped(episodes: Sequence[Episode]) -> list[list[str]]:
     texts = [[text for _, text, _ in episode.thoughts] for episode in episodes]
     silent = [episode.sample for episode in episodes if not episode.thoughts]
     if silent:
-        raise ValueError(f"sample {silent[0]}: no thought to swap; leave samples without segments out")
+        raise EvaluationError(f"sample {silent[0]}: no thought to swap; leave samples without segments out")
     others = texts[1:] + texts[:1]
     return [[other[i % len(other)] for i in range(len(own))] for own, other in zip(texts, others, strict=True)]

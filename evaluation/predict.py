@@ -15,6 +15,11 @@ from whilst.progress import progress
 from whilst.runtime import StreamBatch, encode_clips, forced, greedy
 from whilst.sample import Answer, Query, Sample, Segment, Silence
 
+
+class EvaluationError(ValueError):
+    """Samples, arms or controls that cannot be evaluated as asked; names them and the fix."""
+
+
 # called with the batch and its samples right before queries are asked; may change the text memory
 BeforeAsking = Callable[[StreamBatch], None]
 
@@ -98,7 +103,7 @@ def _watch(
 ) -> list[Episode]:
     backbone, renderer = checkpoint.backbone, checkpoint.renderer
     if renderer.config.queries == "kept":
-        raise ValueError("evaluation asks every query on a branch of its own: set render.queries: branch")
+        raise EvaluationError("evaluation asks every query on a branch of its own: set render.queries: branch")
     views = [
         encode_clips(backbone, [(c.segment, c.images, c.times) for c in of_sample], checkpoint.contract.fps)
         for of_sample in clips

@@ -270,15 +270,14 @@ def _settings(report: Mapping[str, Any]) -> str:
 
 
 def print_table(report: Mapping[str, Any], console: Console | None = None) -> list[Table]:
-    """Print accuracy by arm and kind, and the controls where there are any; returns the tables."""
+    """Print accuracy by arm and kind, and the controls of each arm that has some; returns the tables."""
     arms = f.results(report.get("arms"), "report.arms")
-    controls = f.results(report.get("controls"), "report.controls")
     tables = [_terminal("Accuracy in percent, with 95% intervals", arms, f.kinds(list(arms.values()))[0])]
-    if controls:
-        arm = f.control_arm(report)
-        own = arms.get(arm, {})
-        table = _terminal(f"Controls, with points from {arm}", controls, f.kinds(list(controls.values()))[0], own)
-        tables.append(table)
+    for name, arm in (("controls", f.control_arm(report)), ("controls_kv", f.kv_arm(report))):
+        controls = f.results(report.get(name), f"report.{name}")
+        if controls and arm is not None:
+            kinds = f.kinds(list(controls.values()))[0]
+            tables.append(_terminal(f"Controls, with points from {arm}", controls, kinds, arms.get(arm, {})))
     for table in tables:
         (console or Console()).print(table)
     return tables

@@ -23,7 +23,7 @@ import torch
 
 import whilst
 from evaluation import controls
-from evaluation.predict import Episode, predict
+from evaluation.predict import Episode, EvaluationError, predict
 from evaluation.scores import Scored, score, summary, thought_accuracy
 from whilst.checkpoint import Checkpoint, load_checkpoint
 from whilst.clips import SegmentClip, segment_clips
@@ -71,7 +71,7 @@ def jobs_of(recipe: EvalRecipe) -> list[tuple[str, str | None]]:
         jobs.append((recipe.kv_arm, "thoughts_swapped"))
     for arm, _ in jobs:
         if arm not in recipe.arms:
-            raise ValueError(f"control_arm and kv_arm must be among arms {sorted(recipe.arms)}, got {arm!r}")
+            raise EvaluationError(f"control_arm and kv_arm must be among arms {sorted(recipe.arms)}, got {arm!r}")
     return jobs
 
 
@@ -121,7 +121,7 @@ def deprived(
     if control == "thoughts_swapped":
         own = predict(checkpoint, samples, clips, **limits)
         return predict(checkpoint, samples, clips, **limits, thoughts=controls.swapped(own))
-    raise ValueError(f"unknown control {control!r}; known: {', '.join(controls.CONTROLS)}, thoughts_swapped")
+    raise EvaluationError(f"unknown control {control!r}; known: {', '.join(controls.CONTROLS)}, thoughts_swapped")
 
 
 def run(recipe: EvalRecipe) -> dict[str, Any]:

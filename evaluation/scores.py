@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.predict import Episode, Reply
+from evaluation.predict import Episode, EvaluationError, Reply
 from whilst.sample import Query, Sample, Thought
 
 
@@ -62,7 +62,7 @@ def _reply_that_counts(given: Sequence[Reply], query: Query) -> tuple[str, bool]
 def interval(scored: Sequence[Scored], draws: int, seed: int) -> dict[str, float | int]:
     """n, accuracy, ci_low, ci_high (95%, bootstrap over videos)."""
     if not scored:
-        raise ValueError("no query to score: an accuracy needs at least one")
+        raise EvaluationError("no query to score: an accuracy needs at least one")
     by_video: dict[str, list[bool]] = {}
     for item in scored:
         by_video.setdefault(item.video, []).append(item.right)

@@ -27,7 +27,7 @@ from trl import SFTConfig, SFTTrainer
 from train.rows import Collator, DataError, Item, Rejected, Thoughts, load_items, pack
 from whilst.backbones.base import Backbone, add_lora, freeze_vision, load
 from whilst.recipe import Recipe, save_resolved
-from whilst.render import RenderConfig, Renderer
+from whilst.render import IGNORE, RenderConfig, Renderer
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,9 @@ class StreamingSFTTrainer(SFTTrainer):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled or isinstance(self.model, PeftModel):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        saved = AutoModelForImageTextToText.from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
-        self.model.load_state_dict(saved.state_dict(), strict=True)
+        target: Any = self.model
+        saved = AutoModelForImageTextToText.from_pretrained(resume_from_checkpoint, dtype=target.dtype)
+        target.load_state_dict(saved.state_dict(), strict=True)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         total = sum((batch["loss_weight"][:, 1:].sum() for batch in batch_samples), torch.zeros(())).to(device)
@@ -121,15 +122,23 @@ class StreamingSFTTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        weights = inputs["loss_weight"][:, 1:]
-        outputs = model(**{k: v for k, v in inputs.items() if k != "loss_weight"}, fused_lm_head=True, use_cache=False)
+        labels = inputs["labels"].roll(-1, 1)  # the row that predicts each token
+        labels[:, -1] = IGNORE
+        kept = (labels != IGNORE).flatten().nonzero()[:, 0]  # the LM head runs on these alone
+        weights = inputs["loss_weight"].roll(-1, 1).flatten()[kept][None]
+        outputs = model(
+            **{k: v for k, v in inputs.items() if k not in ("loss_weight", "labels")},
+            kept=kept,
+            shift_labels=labels.flatten()[kept][None],
+            fused_lm_head=True,
+            use_cache=False,
+        )
         total = weights.sum() if num_items_in_batch is None else num_items_in_batch
         loss = -(outputs.log_probs * weights).sum() / total
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP averages the gradients over ranks
         mode = "train" if model.training else "eval"
-        learned = outputs.label_mask.sum()
-        self._metrics[mode]["mean_token_accuracy"].append((outputs.is_top1.sum() / learned).item())
+        self._metrics[mode]["mean_token_accuracy"].append(outputs.is_top1.float().mean().item())
         return (loss, outputs) if return_outputs else loss
 
 

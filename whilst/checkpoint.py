@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def read_contract(path: str | Path) -> Contract:
     return load_recipe(file, Contract)
 
 
-def load_checkpoint(path: str | os.PathLike[str], *, device: str = "cpu") -> Checkpoint:
+def load_checkpoint(path: str | Path, *, device: str = "cpu") -> Checkpoint:
     """Load a folder that `whilst sft` wrote. Adapters (LoRA) are put on their base model."""
     contract = read_contract(path)
     if Path(path, "adapter_config.json").exists():

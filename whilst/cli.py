@@ -131,10 +131,9 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 
 def _show_report(report: dict[str, Any], folder: Path) -> None:
-    from whilst.demo import report_table
-
     # Piped, the table keeps its width: cells must not be cut to 80 characters.
-    Console(width=None if sys.stdout.isatty() else 160).print(report_table(report))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    importlib.import_module("evaluation.report").print_table(report, console)
     typer.echo(f"report: {folder / 'report.html'}")
 
 

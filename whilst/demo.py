@@ -12,10 +12,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -25,7 +24,6 @@ from whilst.recipe import stage_of
 
 ORDER = ("synth", "tiny", "sft", "eval")
 FRAGMENT = "base.yaml"  # what the others extend; no recipe by itself
-KINDS = ("backward", "present", "order", "forward", "unanswerable", "all")
 # One thread a process: two OpenMP threads on two cores collapse as soon as two processes run.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 
@@ -140,27 +138,3 @@ def _state(started: Sequence[Running], waiting: Sequence[Job]) -> Table:
     for job in waiting:
         table.add_row(job.stage, job.name, "waits", "", style="dim")
     return table
-
-
-def report_table(report: Mapping[str, Any]) -> Table:
-    """The figures of a report: one row an arm, or an arm deprived of something; one column a kind of query.
-
-    A cell is the accuracy in percent with its 95% interval.
-    """
-    named = {**report["arms"]}
-    for arm, controls in (("control_arm", "controls"), ("kv_arm", "controls_kv")):
-        named |= {f"{report.get(arm)}, {name}": row for name, row in report.get(controls, {}).items()}
-    kinds = [kind for kind in KINDS if any(kind in row for row in named.values())]
-    table = Table("arm", title=f"{report['name']}: accuracy in percent, 95% interval", title_justify="left")
-    for kind in kinds:
-        table.add_column(kind, justify="right")
-    for name, row in named.items():
-        table.add_row(name, *(_cell(row.get(kind)) for kind in kinds))
-    return table
-
-
-def _cell(figures: Mapping[str, float] | None) -> str:
-    if figures is None:
-        return "-"
-    accuracy, low, high = (100 * figures[name] for name in ("accuracy", "ci_low", "ci_high"))
-    return f"{accuracy:.0f} [{low:.0f}, {high:.0f}]"

@@ -40,7 +40,10 @@ class View:
 
 @dataclass(frozen=True)
 class Generated:
-    """A generated text. `finished`: the boundary token was sampled, not cut by the token limit."""
+    """A generated text. `finished`: the boundary token was sampled, not cut by the token limit.
+
+    Special tokens stand in `ids` alone: in a text that is remembered or shown they would change the turns around it.
+    """
 
     text: str
     ids: tuple[int, ...]
@@ -75,14 +78,19 @@ class Written:
     features: Features | None = None
 
     def cut(self, start: int, stop: int) -> Written:
-        chunk = self.chunk
-        part = Chunk(
-            *(a[start:stop] for a in (chunk.ids, chunk.roles, chunk.learn, chunk.visual, chunk.visual_end)), ()
+        chunk, part = self.chunk, slice(start, stop)
+        tokens = Chunk(
+            ids=chunk.ids[part],
+            roles=chunk.roles[part],
+            learn=chunk.learn[part],
+            visual=chunk.visual[part],
+            visual_end=chunk.visual_end[part],
+            pieces=(),  # numbered already
         )
         pads = chunk.roles == Role.VISION
         first, last = int(pads[:start].sum()), int(pads[:stop].sum())
         features = self.features.take(torch.arange(first, last)) if self.features is not None else None
-        return Written(part, {name: value[..., start:stop] for name, value in self.numbers.items()}, features)
+        return Written(tokens, {name: value[..., part] for name, value in self.numbers.items()}, features)
 
 
 def encode_clips(
@@ -328,8 +336,8 @@ class StreamBatch:
             self._feed(chunks, GENERATED)
         if closed:
             self._close(rows, role)
-        decode = self.backbone.tokenizer.decode
-        return [Generated(decode(said[b]), tuple(said[b]), finished[b]) if row else None for b, row in enumerate(rows)]
+        texts = [self.backbone.tokenizer.decode(ids, skip_special_tokens=True) for ids in said]
+        return [Generated(texts[b], tuple(said[b]), finished[b]) if row else None for b, row in enumerate(rows)]
 
     def _close(self, rows: Sequence[bool], role: Role) -> None:
         """Write the boundary token, now or (row_shift) after the next read. Its position is fixed now."""

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import asdict, fields
 from inspect import signature
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from data_pipeline.synth import SynthRecipe
 from data_pipeline.world.build import build_world
 from data_pipeline.world.config import WorldConfig, words
 from train.plan import count_parameters, plan
@@ -162,7 +162,7 @@ def test_synth_writes_samples_words_and_counts(tmp_path: Path) -> None:
     assert code == 0 and told.strip().splitlines()[-1] == str(out)
     for split, count in (("train", 3), ("validation", 1), ("test", 2)):
         assert len(read_jsonl(out / f"{split}.jsonl")) == count
-    assert (out / "words.txt").read_text().split() == words(WorldConfig())
+    assert (out / "words.txt").read_text().split() == words(load_recipe(out / "recipe.yaml", SynthRecipe).world)
     counts = json.loads((out / "counts.json").read_text())["train"]
     assert counts["simulated"] == counts["videos"] + sum(counts["rejected"].values())
 
@@ -350,26 +350,6 @@ def test_view_says_what_is_missing(samples: Path, tmp_path: Path) -> None:
 
 
 FEW = "counts: {train: 1, validation: 1, test: 1}\n"
-
-
-def figures(accuracy: float) -> dict[str, float]:
-    return {"n": 10, "accuracy": accuracy, "ci_low": accuracy - 0.1, "ci_high": accuracy + 0.1}
-
-
-def test_the_table_of_a_report() -> None:
-    from rich.console import Console
-
-    report = {
-        "name": "demo",
-        "arms": {"thinking": {"backward": figures(0.9), "all": figures(0.8), "backward/count": figures(0.5)}},
-        "control_arm": "thinking",
-        "controls": {"thoughts_dropped": {"backward": figures(0.2)}},
-    }
-    console = Console(width=120, record=True, file=StringIO())
-    console.print(demo.report_table(report))
-    text = console.export_text()
-    assert "90 [80, 100]" in text and "thinking, thoughts_dropped" in text and "20 [10, 30]" in text
-    assert "count" not in text and "present" not in text and " - " in text
 
 
 def test_the_demo_runs_stage_by_stage(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ class Family:
 class Backbone:
     """A loaded checkpoint: stock model, tokenizer, constants."""
 
-    model: PreTrainedModel
+    model: Any  # PreTrainedModel, or its PEFT wrapper
     tokenizer: Any
     spec: VisionSpec
     family: Family
@@ -236,12 +236,15 @@ def attach(model: PreTrainedModel, family: Family) -> None:
 
     Batch keys: input_ids (B, L), position_ids (3, B, L), attention_mask (from build_mask), pixel_values_videos (P, C),
     video_grid_thw (n, 3) of the distinct clips, visual_mask (B, L) bool, visual_index (V,): which feature each True of
-    visual_mask takes, so that a clip that stands in several turns is encoded once.
+    visual_mask takes, so that a clip that stands in several turns is encoded once; kept (N,), optional: the slots of
+    the flattened (B * L) batch whose hidden states are returned, as (1, N, D).
     """
     core = model.model
     stock = core.forward
 
-    def forward(self: Any, *args: Any, visual_index: torch.Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self: Any, *args: Any, visual_index: torch.Tensor | None = None, kept: torch.Tensor | None = None, **kwargs: Any
+    ) -> Any:
         if visual_index is None:
             return stock(*args, **kwargs)
         features = family.encode(self, kwargs["pixel_values_videos"], kwargs["video_grid_thw"])
@@ -254,6 +257,8 @@ def attach(model: PreTrainedModel, family: Family) -> None:
             kwargs["visual_mask"],
             features.take(visual_index),
         )
+        if kept is not None:
+            hidden = hidden.flatten(0, 1)[None, kept]
         # the stock heads of both families read rope_deltas, which our explicit positions never use
         return Qwen3VLModelOutputWithPast(last_hidden_state=hidden, rope_deltas=None)
 
@@ -279,7 +284,8 @@ def load(
     if config.model_type not in FAMILIES:
         raise BackboneError(f"{path}: model type {config.model_type!r} has no adapter; known: {', '.join(FAMILIES)}")
     family = FAMILIES[config.model_type]
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).to(device)
+    model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
+    model.to(device)
     tokenizer = AutoTokenizer.from_pretrained(path)
     spec = load_spec(path, min_pixels=min_pixels, max_pixels=max_pixels)
     set_backend(model, backend)
@@ -310,10 +316,11 @@ def load_spec(path: str | Path, *, min_pixels: int | None = None, max_pixels: in
         raise BackboneError(f"{path}: preprocessor_config.json is missing; save the processor beside the model")
     preprocessor = json.loads(Path(file).read_text())
     spec = FAMILIES[config.model_type].spec(config, preprocessor)
-    changes = {k: v for k, v in (("min_pixels", min_pixels), ("max_pixels", max_pixels)) if v is not None}
-    from dataclasses import replace
-
-    return replace(spec, **changes)
+    return replace(
+        spec,
+        min_pixels=spec.min_pixels if min_pixels is None else min_pixels,
+        max_pixels=spec.max_pixels if max_pixels is None else max_pixels,
+    )
 
 
 def freeze_vision(backbone: Backbone, parts: str = "tower") -> None:
