@@ -42,6 +42,7 @@ def test_masks_of_all_builders_are_equal() -> None:
     tokens = masks.tokens_of(2)
     assert len(tokens.index) > 4 * masks.BLOCK  # full, partial and empty blocks
     masks.check_equal(tokens)
+    masks.check_equal(tokens, every=7)
     block = masks.block_mask(masks.RULE, tokens[None], masks.BLOCK)
     assert torch.equal(masks.torch_block_mask(tokens).to_dense(), block.to_dense())
 
