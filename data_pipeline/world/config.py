@@ -20,6 +20,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SHAPES = ("circle", "square", "triangle", "diamond", "cross")
 EVENTS = ("enter", "leave", "idle", "move", "touch", "hide", "change")
 KINDS = ("backward", "present", "order", "forward", "unanswerable")
+SUBKINDS = ("which_in", "which_out", "count", "star", "before", "first", "tell_when", "unknown_in", "unknown_out")
 
 # The word of an event in thoughts and in the graph.
 RELATIONS = {
@@ -55,6 +56,7 @@ class WorldConfig:
             "unanswerable": 0.15,
         }
     )
+    subkinds: Mapping[str, float] = field(default_factory=dict)  # weight of a finer kind within its kind; 1 if left out
     queries_per_video: int = 3
     splits: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1})
     seed: int = 0
@@ -64,11 +66,16 @@ class WorldConfig:
         _require(1 <= least <= most, "segments", self.segments, "(least, most) with 1 <= least <= most")
         _require(self.grid >= 3, "grid", self.grid, "at least 3 cells a side")
         _require(self.queries_per_video >= 1, "queries_per_video", self.queries_per_video, "at least 1")
+        for name in ("colours", "star_colours", "shapes"):
+            _require(len(getattr(self, name)) > 0, name, getattr(self, name), "one or more names")
         _check_names("colours", self.colours, tuple(COLOURS))
         _check_names("star_colours", self.star_colours, tuple(COLOURS))
         _check_names("shapes", self.shapes, SHAPES)
         _check_weights("events", self.events, EVENTS)
         _check_weights("queries", self.queries, KINDS)
+        _check_names("subkinds", tuple(self.subkinds), SUBKINDS)
+        for subkind, weight in self.subkinds.items():
+            _require(weight > 0, f"subkinds.{subkind}", weight, "a weight > 0")
         _check_weights("splits", self.splits, tuple(self.splits))
 
     @property
@@ -105,7 +112,7 @@ def _require(holds: bool, name: str, value: object, wanted: str) -> None:
 def _check_names(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
     for value in values:
         _require(value in known, name, value, f"one of {', '.join(known)}")
-    _require(len(set(values)) == len(values) > 0, name, values, "one or more names, none of them twice")
+    _require(len(set(values)) == len(values), name, values, "names, none of them twice")
 
 
 def _check_weights(name: str, weights: Mapping[str, float], known: tuple[str, ...]) -> None:

@@ -41,7 +41,7 @@ class Asked:
 def ask(graph: WorldGraph, config: WorldConfig, rng: random.Random) -> list[Asked]:
     """config.queries_per_video queries in order of time, or fewer where this world does not hold as many.
 
-    A kind is drawn by its weight, then a subkind, a text and a time, each evenly. Nothing is asked twice at one time,
+    A kind is drawn by its weight, then a subkind by its own, then a text and a time, each evenly. Nothing is asked twice at one time,
     and a video has at most one standing query, whose `now` would otherwise not say what it is about.
     """
     pool = [question for question in questions(graph, config) if config.queries.get(question.kind, 0.0) > 0]
@@ -50,7 +50,8 @@ def ask(graph: WorldGraph, config: WorldConfig, rng: random.Random) -> list[Aske
         kinds = sorted({question.kind for question in pool})
         kind = rng.choices(kinds, [config.queries[kind] for kind in kinds])[0]
         options = [question for question in pool if question.kind == kind]
-        subkind = rng.choice(sorted({question.subkind for question in options}))
+        subkinds = sorted({question.subkind for question in options})
+        subkind = rng.choices(subkinds, [config.subkinds.get(name, 1.0) for name in subkinds])[0]
         text = rng.choice(sorted({question.text for question in options if question.subkind == subkind}))
         question = rng.choice([question for question in options if question.text == text])
         chosen.append(question)
