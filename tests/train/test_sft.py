@@ -237,3 +237,18 @@ def test_sigkill_and_resume_is_bitwise(recipe: SFTRecipe, tmp_path: Path) -> Non
     subprocess.run(command, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
     ours, theirs = Path(killed.output, "model.safetensors"), whole / "model.safetensors"
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_wandb_runs_offline_and_goes_on_under_its_id(recipe: SFTRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, no network: the run is kept on disk, and a resumed training continues it."""
+    for name in ("WANDB_DIR", "WANDB_RUN_ID", "WANDB_RESUME"):  # set by the trainer; put back afterwards
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logged = replace(recipe, report_to=("wandb",), optim=replace(recipe.optim, steps=2))
+    out = run(logged)
+    first = (out / "wandb_run_id").read_text()
+    assert list(out.glob(f"wandb/offline-run-*{first}"))
+    sys.modules["wandb"].finish()
+    sft.prepare_wandb(logged)
+    assert (os.environ["WANDB_RUN_ID"], os.environ["WANDB_RESUME"]) == (first, "allow")
