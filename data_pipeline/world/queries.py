@@ -41,8 +41,8 @@ class Asked:
 def ask(graph: WorldGraph, config: WorldConfig, rng: random.Random) -> list[Asked]:
     """config.queries_per_video queries in order of time, or fewer where this world does not hold as many.
 
-    A kind is drawn by its weight, then a subkind by its own, then a text and a time, each evenly. Nothing is asked twice at one time,
-    and a video has at most one standing query, whose `now` would otherwise not say what it is about.
+    A kind is drawn by its weight, then a subkind by its own, then a text and a time, each evenly. Nothing is asked
+    twice at one time, and a video has at most one standing query, whose `now` would otherwise not say what it is about.
     """
     pool = [question for question in questions(graph, config) if config.queries.get(question.kind, 0.0) > 0]
     chosen: list[Question] = []

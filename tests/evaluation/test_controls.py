@@ -1,12 +1,20 @@
 """Controls take away what they say, and nothing else: every query is still put, at its time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
-from evaluation.controls import drop_thoughts, last_frames, shuffle_thoughts, swapped, without_video
-from evaluation.predict import Episode, Reply, polls
+from evaluation.controls import (
+    check_distinct,
+    drop_thoughts,
+    last_frames,
+    shuffle_thoughts,
+    swapped,
+    without_video,
+)
+from evaluation.predict import Episode, EvaluationError, Reply, polls
 from evaluation.scores import score
 from whilst.clips import SegmentClip
 from whilst.runtime import StreamBatch
@@ -56,9 +64,17 @@ def test_shuffled_thoughts_are_never_ones_own(size: int) -> None:
     assert sorted(streams.entries) == sorted(own), "every memory is used once"
 
 
-def test_one_stream_cannot_be_shuffled() -> None:
-    with pytest.raises(ValueError, match="at least two streams"):
-        shuffle_thoughts(cast(StreamBatch, Memories([["a"]])))
+def test_a_memory_is_never_swapped_with_its_own_video(samples: list[Sample]) -> None:
+    check_distinct(samples, batch=3)
+    with pytest.raises(EvaluationError, match="same video"):
+        check_distinct(samples, batch=2)  # the third would be alone in its batch
+    with pytest.raises(EvaluationError, match="same video"):
+        check_distinct([samples[0], replace(samples[0], id="again"), samples[1]], batch=3)
+
+
+def test_thoughts_of_a_silent_episode_cannot_be_swapped() -> None:
+    with pytest.raises(EvaluationError, match="sample b: no thought"):
+        swapped([Episode("a", [(1.0, "x", True)]), Episode("b")])
 
 
 def test_dropped_thoughts_are_gone() -> None:

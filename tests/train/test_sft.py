@@ -27,6 +27,7 @@ from whilst.runtime import StreamSession
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, write_jsonl
 from whilst.video import write_video
 
+ROOT = Path(__file__).parents[2]
 PACKED = RenderConfig(layout="recurrent_packed", rule="text_memory")
 
 
@@ -64,6 +65,13 @@ def recipe(samples: Path, checkpoint: Path, tmp_path: Path) -> SFTRecipe:
         save_steps=2,
         log_steps=1,
     )
+
+
+def train_command(recipe: SFTRecipe, folder: Path) -> list[str]:
+    """The command line that trains a recipe in a process of its own."""
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(recipe)))))
+    return [sys.executable, "-m", "whilst.cli", "sft", str(path)]
 
 
 class Killed(RuntimeError):
@@ -222,11 +230,9 @@ def test_silence_puts_an_empty_turn_in_place_of_each_thought(recipe: SFTRecipe) 
 def test_sigkill_and_resume_is_bitwise(recipe: SFTRecipe, tmp_path: Path) -> None:
     """The real thing: the process is killed at some moment, and the second run ends as if nothing had happened."""
     whole = run(replace(recipe, output=str(tmp_path / "whole"), optim=replace(recipe.optim, steps=12), save_steps=1))
-    path = tmp_path / "recipe.yaml"
     killed = replace(recipe, optim=replace(recipe.optim, steps=12), save_steps=1)
-    path.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(killed)))))
-    command = [sys.executable, "-m", "whilst.cli", "sft", str(path)]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = train_command(killed, tmp_path)
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     marker = Path(killed.output, "checkpoint-2", sft.COMPLETE)
     while not marker.exists():
         assert process.poll() is None, "the run ended before it could be killed"
@@ -234,21 +240,21 @@ def test_sigkill_and_resume_is_bitwise(recipe: SFTRecipe, tmp_path: Path) -> Non
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not Path(killed.output, "model.safetensors").exists()
-    subprocess.run(command, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
     ours, theirs = Path(killed.output, "model.safetensors"), whole / "model.safetensors"
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_wandb_runs_offline_and_goes_on_under_its_id(recipe: SFTRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key, no network: the run is kept on disk, and a resumed training continues it."""
-    for name in ("WANDB_DIR", "WANDB_RUN_ID", "WANDB_RESUME"):  # set by the trainer; put back afterwards
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    logged = replace(recipe, report_to=("wandb",), optim=replace(recipe.optim, steps=2))
-    out = run(logged)
+@pytest.mark.slow
+def test_wandb_runs_offline_and_goes_on_under_its_id(recipe: SFTRecipe, tmp_path: Path) -> None:
+    """No key, no network: the run is kept on disk, and a resumed training continues it. wandb keeps state for a whole
+    process, so each training has one of its own."""
+    logged = replace(recipe, report_to=("wandb",), optim=replace(recipe.optim, steps=4))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(train_command(logged, tmp_path), cwd=ROOT, env=environment, check=True)
+    out = Path(logged.output)
     first = (out / "wandb_run_id").read_text()
-    assert list(out.glob(f"wandb/offline-run-*{first}"))
-    sys.modules["wandb"].finish()
-    sft.prepare_wandb(logged)
-    assert (os.environ["WANDB_RUN_ID"], os.environ["WANDB_RESUME"]) == (first, "allow")
+    assert len(list(out.glob(f"wandb/offline-run-*{first}"))) == 1
+    (out / "checkpoint-4" / sft.COMPLETE).unlink()
+    subprocess.run(train_command(logged, tmp_path), cwd=ROOT, env=environment, check=True)
+    assert (out / "wandb_run_id").read_text() == first
