@@ -23,7 +23,7 @@ def take_pictures(arms: Mapping[str, str], samples: str) -> Pictures:
     for arm, path in arms.items():
         contract = read_contract(path)
         clips = segment_clips(sample, contract.fps)
-        spec = load_spec(path)
+        spec = load_spec(path, min_pixels=contract.min_pixels, max_pixels=contract.max_pixels)
         renderer = Renderer(AutoTokenizer.from_pretrained(path), spec, contract.render)
         shown = sample if contract.thinks else sample.without_thoughts()
         masks[arm] = MaskPicture(renderer.rows(shown, shapes(clips, spec))[0], renderer.rule)

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText, PrinterCallback, TrainerCallback, set_seed
+from transformers.utils import cached_file
 from trl import SFTConfig, SFTTrainer
 
 from train.rows import Collator, DataError, Item, Rejected, Thoughts, load_items, pack
 from whilst.backbones.base import Backbone, add_lora, freeze_vision, load
+from whilst.checkpoint import CONTRACT, Contract
 from whilst.recipe import Recipe, save_resolved
 from whilst.render import IGNORE, RenderConfig, Renderer
 
@@ -284,17 +285,19 @@ def save_final(trainer: StreamingSFTTrainer, recipe: SFTRecipe) -> None:
     if not trainer.is_world_process_zero():
         return
     trainer.state.save_to_json(str(out / "trainer_state.json"))
-    base = Path(recipe.model.path)
     for name in ("preprocessor_config.json", "video_preprocessor_config.json", "chat_template.jinja"):
-        if (base / name).exists():
-            shutil.copy(base / name, out / name)
-    contract = {
-        "base": recipe.model.path,
-        "fps": recipe.data.fps,
-        "thinks": recipe.data.thoughts != "drop",
-        "render": asdict(recipe.render),
-    }
-    (out / "streaming.yaml").write_text(yaml.safe_dump(contract, sort_keys=False))
+        file = cached_file(recipe.model.path, name, _raise_exceptions_for_missing_entries=False)
+        if file is not None:
+            shutil.copy(file, out / name)
+    contract = Contract(
+        base=recipe.model.path,
+        fps=recipe.data.fps,
+        thinks=recipe.data.thoughts != "drop",
+        render=recipe.render,
+        min_pixels=recipe.model.min_pixels,
+        max_pixels=recipe.model.max_pixels,
+    )
+    save_resolved(contract, out / CONTRACT)
 
 
 def run(recipe: SFTRecipe) -> Path:

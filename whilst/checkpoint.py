@@ -14,12 +14,15 @@ CONTRACT = "streaming.yaml"
 
 @dataclass(frozen=True)
 class Contract:
-    """What inference must know of training: sampling fps, whether it thinks, and the render configuration."""
+    """What inference must know of training: sampling fps, whether it thinks, the render configuration, and pixels a
+    frame (None: the checkpoint's own)."""
 
     base: str
     fps: float
     thinks: bool
     render: RenderConfig
+    min_pixels: int | None = None
+    max_pixels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,16 @@ def read_contract(path: str | Path) -> Contract:
 def load_checkpoint(path: str | Path, *, device: str = "cpu") -> Checkpoint:
     """Load a folder that `whilst sft` wrote. Adapters (LoRA) are put on their base model."""
     contract = read_contract(path)
-    if Path(path, "adapter_config.json").exists():
+    adapter = Path(path, "adapter_config.json").exists()
+    backbone = load(
+        contract.base if adapter else path,
+        device=device,
+        min_pixels=contract.min_pixels,
+        max_pixels=contract.max_pixels,
+    )
+    if adapter:
         from peft import PeftModel
 
-        backbone = load(contract.base, device=device)
         backbone.model = PeftModel.from_pretrained(backbone.model, str(path))
-    else:
-        backbone = load(path, device=device)
     backbone.model.eval()
     return Checkpoint(backbone, Renderer(backbone.tokenizer, backbone.spec, contract.render), contract)

@@ -197,6 +197,14 @@ def test_the_folder_is_a_stream(recipe: SFTRecipe, samples: Path) -> None:
     assert (out / "rejected.jsonl").read_text() == ""
 
 
+def test_frames_are_as_large_as_in_training(recipe: SFTRecipe) -> None:
+    """A stream that shows other pixels than training did is another model: the contract carries them."""
+    model = replace(recipe.model, max_pixels=16 * 16)
+    out = run(replace(recipe, model=model, optim=replace(recipe.optim, steps=1)))
+    assert load_checkpoint(out).backbone.spec.frame_size(32, 32) == (16, 16)
+    assert sft.prepare_model(recipe.model).spec.frame_size(32, 32) == (32, 32)
+
+
 def test_too_many_rejected_samples_is_an_error_and_few_are_listed(
     recipe: SFTRecipe, samples: Path, tmp_path: Path
 ) -> None:
