@@ -235,6 +235,24 @@ def test_silence_puts_an_empty_turn_in_place_of_each_thought(recipe: SFTRecipe) 
 
 
 @pytest.mark.slow
+def test_two_ranks_equal_one(recipe: SFTRecipe, tmp_path: Path) -> None:
+    """The same four rows on one rank, or two each on two ranks (gloo): they have unequal numbers of labels, so a mean
+    of means would differ."""
+    logs = []
+    for ranks in (1, 2):
+        optim = replace(recipe.optim, steps=2, batch_size=4 // ranks)
+        spread = replace(recipe, output=str(tmp_path / f"ranks{ranks}"), optim=optim, save_steps=0)
+        _, module, name, *rest = train_command(spread, tmp_path)
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run([*launch, module, name, *rest], cwd=ROOT, env=environment, check=True)
+        logs.append(history(spread.output))
+    for one, two in zip(*logs, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+        assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.slow
 def test_sigkill_and_resume_is_bitwise(recipe: SFTRecipe, tmp_path: Path) -> None:
     """The real thing: the process is killed at some moment, and the second run ends as if nothing had happened."""
     whole = run(replace(recipe, output=str(tmp_path / "whole"), optim=replace(recipe.optim, steps=12), save_steps=1))
