@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -81,18 +80,8 @@ def whilst(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Post-training for streaming video LLMs that think whilst they watch."""
-    quiet_libraries()
-
-
-def quiet_libraries() -> None:
-    """What libraries say at start-up, before they are imported: no bars when piped, no notice of the accelerator.
-
-    DeepSpeed prints its notice to stdout, where `watch --json` promises one object a line.
-    """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty():  # no bars when piped; libraries read this when they are imported
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    notices = logging.getLogger("DeepSpeed")
-    notices.addFilter(lambda record: not record.getMessage().startswith("Setting accelerator"))
 
 
 def stage_module(stage: str) -> Any:
