@@ -136,6 +136,18 @@ class Features:
         return Features(torch.cat([p.tokens for p in parts]), tuple(torch.cat(layer) for layer in layers))
 
 
+def pixel_limits(preprocessor: dict[str, Any]) -> tuple[int, int]:
+    """(least, most) pixels a frame of a preprocessor_config.json, under either pair of names that Qwen-VL files use."""
+    size = preprocessor.get("size") or {}
+    for where, least, most in ((size, "shortest_edge", "longest_edge"), (preprocessor, "min_pixels", "max_pixels")):
+        if least in where and most in where:
+            return where[least], where[most]
+    raise BackboneError(
+        "preprocessor_config.json: neither size.shortest_edge and size.longest_edge nor min_pixels and max_pixels; "
+        "without them frames would be encoded at any size"
+    )
+
+
 class Family:
     """Calls into one family's stock model. Stateless; `core` is the inner VL model (e.g. Qwen3VLModel)."""
 

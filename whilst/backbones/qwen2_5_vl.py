@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from whilst.backbones.base import Family, VisionSpec
+from whilst.backbones.base import Family, VisionSpec, pixel_limits
 
 
 class Qwen25VL(Family):
     name = "qwen2_5_vl"
 
     def spec(self, config: Any, preprocessor: dict[str, Any]) -> VisionSpec:
-        vision, size = config.vision_config, preprocessor.get("size") or {}
+        vision = config.vision_config
+        min_pixels, max_pixels = pixel_limits(preprocessor)
         return VisionSpec(
             family=self.name,
             patch=vision.patch_size,
@@ -20,6 +21,6 @@ class Qwen25VL(Family):
             tokens_per_second=float(vision.tokens_per_second),
             mean=tuple(preprocessor["image_mean"]),
             std=tuple(preprocessor["image_std"]),
-            min_pixels=size.get("shortest_edge", preprocessor.get("min_pixels", 0)),
-            max_pixels=size.get("longest_edge", preprocessor.get("max_pixels", 1 << 40)),
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
         )

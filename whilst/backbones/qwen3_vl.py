@@ -6,14 +6,15 @@ from typing import Any
 
 import torch
 
-from whilst.backbones.base import Family, Features, VisionSpec
+from whilst.backbones.base import Family, Features, VisionSpec, pixel_limits
 
 
 class Qwen3VL(Family):
     name = "qwen3_vl"
 
     def spec(self, config: Any, preprocessor: dict[str, Any]) -> VisionSpec:
-        vision, size = config.vision_config, preprocessor.get("size") or {}
+        vision = config.vision_config
+        min_pixels, max_pixels = pixel_limits(preprocessor)
         return VisionSpec(
             family=self.name,
             patch=vision.patch_size,
@@ -22,8 +23,8 @@ class Qwen3VL(Family):
             tokens_per_second=None,
             mean=tuple(preprocessor["image_mean"]),
             std=tuple(preprocessor["image_std"]),
-            min_pixels=size.get("shortest_edge", preprocessor.get("min_pixels", 0)),
-            max_pixels=size.get("longest_edge", preprocessor.get("max_pixels", 1 << 40)),
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
         )
 
     def encode(self, core: Any, pixels: torch.Tensor, grids: torch.Tensor) -> Features:

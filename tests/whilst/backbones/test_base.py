@@ -26,6 +26,7 @@ from whilst.backbones.base import (
     freeze_vision,
     load,
     load_spec,
+    pixel_limits,
 )
 from whilst.clips import SegmentClip
 from whilst.positions import Grid
@@ -330,3 +331,10 @@ def test_lora_wraps_the_language_model_alone(checkpoint: Path, backbone: Backbon
 
 def test_both_families_are_known(checkpoints: Mapping[str, Path]) -> None:
     assert {load_spec(path).family for path in checkpoints.values()} == {"qwen2_5_vl", "qwen3_vl"}
+
+
+def test_pixel_limits_are_read_under_both_names_and_never_guessed() -> None:
+    assert pixel_limits({"size": {"shortest_edge": 1, "longest_edge": 2}}) == (1, 2)
+    assert pixel_limits({"min_pixels": 3, "max_pixels": 4, "size": {"height": 5, "width": 5}}) == (3, 4)
+    with pytest.raises(BackboneError, match="neither"):
+        pixel_limits({"size": {"shortest_edge": 1}})
