@@ -306,4 +306,5 @@ def run(recipe: SFTRecipe) -> Path:
     checkpoint = last_checkpoint(recipe.output)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save_final(trainer, recipe)
+    trainer.accelerator.end_training()  # a process that exits with a live process group may abort while it is torn down
     return Path(recipe.output)

@@ -1,0 +1,1 @@
+"""Readers of temporal annotations: a file of a dataset becomes Sources."""

@@ -1,0 +1,1 @@
+"""Builders: a source becomes Samples, one module a method."""

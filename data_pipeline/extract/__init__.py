@@ -1,0 +1,1 @@
+"""From videos to graphs: a model describes clip by clip; names are linked and the graph refined."""

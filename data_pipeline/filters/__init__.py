@@ -1,0 +1,1 @@
+"""What is turned down, and why."""

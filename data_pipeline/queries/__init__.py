@@ -1,0 +1,1 @@
+"""Queries about a graph: every kind proposes asks and works out replies."""
