@@ -17,8 +17,13 @@ REQUIREMENTS = {
     "accelerate": "accelerate==1.15.0",
     "av": "av==18.1.0",
     "datasets": "datasets==5.2.0",
+    "datatrove": "datatrove==0.10.1",
     "deepspeed": "deepspeed==0.19.8",
     "flash-attn": "flash-attn==2.8.3.post2",
+    "httpx": "httpx==0.28.1",
+    "ijson": "ijson==3.6.0",
+    "jinja2": "Jinja2==3.1.6",
+    "jsonschema": "jsonschema==4.26.0",
     "liger-kernel": "liger-kernel==0.8.5",
     "mypy": "mypy==2.4.1",
     "networkx": "networkx==3.6.1",
@@ -32,6 +37,7 @@ REQUIREMENTS = {
     "rich": "rich==15.0.0",
     "ruff": "ruff==0.17.6",
     "safetensors": "safetensors==0.8.0",
+    "tenacity": "tenacity==9.2.1",
     "tokenizers": "tokenizers==0.23.3",
     "torch": "torch==2.13.0",
     # For GPU machines only. Beside a CPU build of torch this wheel fails to import, and transformers, which sees it as
@@ -56,6 +62,10 @@ CORE = required(
     "av",
     "datasets",
     "deepspeed",
+    "httpx",
+    "ijson",
+    "jinja2",
+    "jsonschema",
     "networkx",
     "numpy",
     "peft",
@@ -64,6 +74,7 @@ CORE = required(
     "pyyaml",
     "rich",
     "safetensors",
+    "tenacity",
     "tokenizers",
     "torch",
     "transformers",
@@ -75,9 +86,9 @@ CORE = required(
 EXTRAS = {
     "gpu": required("flash-attn", "liger-kernel", "torchvision"),
     "vllm": required("vllm"),
-    "synth": required("networkx"),  # in the core too: the demo makes its own data
+    "synth": required("datatrove"),  # its executors alone; the local runner needs nothing
     "eval": [],  # nothing yet beyond the core
-    "dev": required("mypy", "pytest", "pytest-xdist", "ruff", "types-pyyaml"),
+    "dev": required("datatrove", "mypy", "pytest", "pytest-xdist", "ruff", "types-pyyaml"),
 }
 
 
@@ -104,6 +115,7 @@ setup(
             for inner in ("", ".*")
         ]
     ),
+    package_data={"whilst": ["view_page/*.css", "view_page/*.js"], "data_pipeline": ["text/prompts/*.jinja"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["whilst=whilst.cli:main"]},

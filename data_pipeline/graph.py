@@ -100,7 +100,7 @@ class Graph:
 
         An edge that goes on is cut at `time`, and so is the last sight of a node: that they go on is not known yet.
         """
-        edges = tuple(replace(e, end=min(e.end, time)) for e in self.edges if e.knowable_at <= time)
+        edges = tuple(e if e.end <= time else replace(e, end=time) for e in self.edges if e.knowable_at <= time)
         seen = _sights(edges)
         nodes = tuple(
             replace(

@@ -1,61 +1,119 @@
-"""The `synth` stage: a recipe for the samples of a procedural video world, and the words they use.
+"""The `synth` stage: sources (the world's, annotations', or videos') become shards of Samples.
 
-    whilst synth recipes/tiny/world.yaml
+    whilst synth recipes/vst/synth.yaml
 
-The output folder gets, for every split, <split>.jsonl, <split>.graphs.jsonl and <split>/videos; words.txt, one word a
-line, for the tokenizer of a tiny checkpoint; counts.json, what was made and turned down; and recipe.yaml (resolved).
+    name: vst-world
+    stage: synth
+    output: runs/vst-world
+    inputs: {train: {sources: [runs/world/train.sources.jsonl], shards: 8}}
+    builder: {vst: {}}
+    workers: 2
+
+The output folder gets data/<split>-00000-of-00008.parquet (and .jsonl), which `train` and `datasets.load_dataset` read;
+sources/, the graphs behind them; yields.json, rejected.jsonl, words.txt and README.md, the dataset's card; exports/ in
+foreign layouts; recipe.yaml (resolved); and state/, what a run that was killed goes on from. yields.json and the card
+are there once all is done. To go on, run the same recipe again: finished shards stay, and in the end every byte is what
+it would have been anyway.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from data_pipeline.world.build import BuildReport, build_world
-from data_pipeline.world.config import WorldConfig, words
-from whilst.recipe import Recipe, save_resolved
+from rich.console import Console
+from rich.table import Table
 
+from data_pipeline.engine.decisive import decisive, differing
+from data_pipeline.engine.files import committing
+from data_pipeline.engine.jobs import phases
+from data_pipeline.engine.local import run_local
+from data_pipeline.engine.recipe import Datatrove, Slurm, SynthRecipe
+from data_pipeline.engine.tally import LEVELS
+from data_pipeline.source import SynthError
+from whilst.progress import progress
+from whilst.recipe import load_recipe, save_resolved
 
-@dataclass(frozen=True, kw_only=True)
-class SynthRecipe(Recipe):
-    """`counts`: how many videos each split gets. The world's seed is the recipe's."""
-
-    output: str
-    counts: dict[str, int]
-    world: WorldConfig = field(default_factory=WorldConfig)
-
-    def __post_init__(self) -> None:
-        if self.world.seed not in (0, self.seed):
-            raise ValueError(f"world.seed is {self.world.seed}: leave it out, the recipe's seed is the world's")
-        for split, count in self.counts.items():
-            if split not in self.world.splits:
-                raise ValueError(f"counts.{split}: no such split; world.splits are {', '.join(self.world.splits)}")
-            if count < 1:
-                raise ValueError(f"counts.{split}: {count} videos; give at least 1 or leave the split out")
+__all__ = ["SynthRecipe", "report_table", "run", "show"]
 
 
-def run(recipe: SynthRecipe) -> dict[str, BuildReport]:
-    """Build every split; what was made, by split.
+def run(recipe: SynthRecipe) -> dict[str, Any]:
+    """Do what is not done yet; the report of yields.json. With Slurm the jobs are submitted, and the report is
+    {"submitted": id of the last job} until they are done.
 
     Raises:
-        WorldError: the configuration allows fewer different worlds than are asked for.
+        SynthError: the output folder holds another run, another run is at work in it, or what an input, builder or
+            filter raises.
+        EndpointError, BudgetError: a server that keeps failing, or a budget that is used up; run again to go on.
+        OSError: something could not be written.
     """
-    config, out = replace(recipe.world, seed=recipe.seed), Path(recipe.output)
-    reports = {split: build_world(config, out, split, count) for split, count in recipe.counts.items()}
-    (out / "words.txt").write_text("".join(f"{word}\n" for word in words(config)), encoding="utf-8")
-    counts = {split: vars(report) for split, report in reports.items()}
-    (out / "counts.json").write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
-    save_resolved(recipe, out / "recipe.yaml")
-    return reports
+    _begin(recipe)
+    folder, plan = Path(recipe.output), phases(recipe)
+    if isinstance(recipe.executor, Slurm):
+        if (folder / "yields.json").is_file():
+            return read_report(folder)
+        from data_pipeline.engine.cluster import launch_slurm
+
+        return {"submitted": launch_slurm(recipe, recipe.executor, plan)}
+    if isinstance(recipe.executor, Datatrove):
+        from data_pipeline.engine.cluster import run_datatrove
+
+        run_datatrove(recipe, plan)
+    else:
+        with progress("jobs", sum(map(len, plan))) as advance:
+            run_local(recipe, plan, advance)
+    return read_report(folder)
 
 
-def told(report: BuildReport) -> str:
-    """A report in one line."""
-    rejected = _counts(report.rejected) or "none rejected"
-    return f"{report.videos} videos of {report.simulated} worlds ({rejected}); queries: {_counts(report.kinds)}"
+def _begin(recipe: SynthRecipe) -> None:
+    """Note down what is made here, or make sure that it is what the folder already holds a part of."""
+    folder = Path(recipe.output)
+    path = folder / "recipe.yaml"
+    if path.is_file():
+        before = load_recipe(path, SynthRecipe)
+        if keys := differing(decisive(before), decisive(recipe)):
+            raise SynthError(
+                f"{folder}: holds another run, made with other values of {', '.join(keys)} (see recipe.yaml there); "
+                "write to another output, or remove this one"
+            )
+        return
+    if found := [name for name in ("data", "sources", "state", "exports") if (folder / name).exists()]:
+        raise SynthError(f"{folder}: holds {', '.join(found)} but no recipe.yaml; write to a folder of its own")
+    with committing(folder, ["recipe.yaml"]) as [part]:
+        save_resolved(recipe, part)
 
 
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+def read_report(folder: Path) -> dict[str, Any]:
+    """yields.json of a finished run."""
+    report: dict[str, Any] = json.loads((folder / "yields.json").read_text(encoding="utf-8"))
+    return report
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """Print a report: the yield table, or that the jobs are submitted."""
+    if "submitted" in report:
+        console.print(f"submitted to Slurm; the last job is {report['submitted']}. Run the recipe again for the yields")
+    else:
+        console.print(report_table(report))
+
+
+def report_table(report: dict[str, Any]) -> Table:
+    """In, out and rejected by reason, for every split and level."""
+    table = Table("split", "what", "in", "out", "rejected", "reason")
+    for number in ("in", "out", "rejected"):
+        table.columns[("split", "what", "in", "out", "rejected").index(number)].justify = "right"
+    for split, tally in report["splits"].items():
+        for level in LEVELS:
+            _rows(table, split, level, tally[level])
+        table.add_section()
+    for layout, counted in report["exports"].items():
+        _rows(table, f"export {layout}", "samples", counted)
+    return table
+
+
+def _rows(table: Table, split: str, what: str, counted: dict[str, Any]) -> None:
+    rejected = counted["rejected"]
+    table.add_row(split, what, str(counted["in"]), str(counted["out"]), str(sum(rejected.values())), "")
+    for reason, count in rejected.items():
+        table.add_row("", "", "", "", str(count), reason)

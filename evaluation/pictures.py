@@ -10,14 +10,14 @@ from whilst.backbones.base import load_spec
 from whilst.checkpoint import read_contract
 from whilst.clips import segment_clips, shapes
 from whilst.render import Renderer
-from whilst.sample import read_jsonl
+from whilst.sample import read_samples
 
 
 def take_pictures(arms: Mapping[str, str], samples: str) -> Pictures:
     """The first sample of the file, which every arm's report shows, and its rendered row for each arm's layout."""
     from transformers import AutoTokenizer
 
-    sample = read_jsonl(samples)[0]
+    sample = read_samples(samples)[0]
     masks = {}
     clips = []
     for arm, path in arms.items():

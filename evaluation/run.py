@@ -28,7 +28,7 @@ from evaluation.scores import Scored, score, summary, thought_accuracy
 from whilst.checkpoint import Checkpoint, load_checkpoint
 from whilst.clips import SegmentClip, segment_clips
 from whilst.recipe import Recipe
-from whilst.sample import Sample, read_jsonl
+from whilst.sample import Sample, read_samples
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def run_job(recipe: EvalRecipe, arm: str, control: str | None) -> Outcome:
     torch.set_num_threads(1)
     started = time.perf_counter()
     checkpoint = load_checkpoint(recipe.arms[arm])
-    samples = read_jsonl(recipe.samples)[: recipe.limit]
+    samples = read_samples(recipe.samples)[: recipe.limit]
     clips = [segment_clips(sample, checkpoint.contract.fps) for sample in samples]
     episodes = deprived(recipe, checkpoint, samples, clips, control)
     return Outcome(

@@ -38,7 +38,7 @@ def score(samples: Sequence[Sample], episodes: Sequence[Episode]) -> list[Scored
             replies.setdefault((episode.sample, reply.query), []).append(reply)
     scored = []
     for sample in samples:
-        subkinds = sample.meta.get("subkinds", {})
+        asks = sample.meta.get("asks", {})
         for query in sample.queries():
             answer = sample.answers_to(query.id)[0]
             given = sorted(replies.get((sample.id, query.id), []), key=lambda reply: reply.time)
@@ -47,7 +47,8 @@ def score(samples: Sequence[Sample], episodes: Sequence[Episode]) -> list[Scored
             if query.kind == "forward":
                 right = right and not any(r.text for r in given if query.window and r.time < query.window[0])
             kind = query.kind or "other"
-            subkind = str(subkinds.get(query.id, kind)) if isinstance(subkinds, Mapping) else kind
+            ask = asks.get(query.id) if isinstance(asks, Mapping) else None
+            subkind = str(ask.get("subkind", kind)) if isinstance(ask, Mapping) else kind
             video = sample.video.path
             scored.append(Scored(video, query.id, kind, subkind, answer.text, got, right, finished))
     return scored

@@ -6,16 +6,29 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.source import write_sources
+from tests.data_pipeline.worlds import world_sources
 from whilst.cli import load_for, stage_module
 from whilst.demo import FRAGMENT
 from whilst.recipe import stage_of
+from whilst.sample import read_samples
 
 ROOT = Path(__file__).parents[1]
 KINDS = {"backward", "present", "order", "forward", "unanswerable"}
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.name != FRAGMENT)
 ARMS = [path for path in RECIPES if stage_of(path) == "sft"]
+SYNTHS = [path for path in RECIPES if stage_of(path) == "synth" and path.parent.name not in ("tiny", "layouts")]
 TINY = ROOT / "recipes" / "tiny"
 ONE_STEP = ("optim.steps=1", "optim.warmup_steps=0", "optim.batch_size=2", "data.limit=4", "log_steps=1")
+
+
+def recipe_id(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def inputs(world: Path, splits: tuple[str, ...] = ("train", "validation", "test")) -> list[str]:
+    """Overrides that take a world's sources."""
+    return [f"inputs.{split}.sources=[{world / f'{split}.sources.jsonl'}]" for split in splits]
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +37,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("recipes")
     counts = "counts={train: 4, validation: 1, test: 3}"
     for stage, name, *overrides in (
-        ("synth", "world", f"output={out / 'world'}", counts),
-        ("tiny", "model", f"output={out / 'base'}", f"words_from={out / 'world' / 'words.txt'}"),
+        ("world", "world", f"output={out / 'world'}", counts),
+        ("synth", "samples", f"output={out / 'samples'}", *inputs(out / "world")),
+        ("tiny", "model", f"output={out / 'base'}", f"words_from={out / 'samples' / 'words.txt'}"),
     ):
         stage_module(stage).run(load_for(stage, TINY / f"{name}.yaml", overrides))
     return out
@@ -33,12 +47,54 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def step(path: Path, made: Path, output: Path) -> Path:
     """Train one step of an arm."""
-    paths = (f"output={output}", f"model.path={made / 'base'}", f"data.train={made / 'world' / 'train.jsonl'}")
+    samples = (f"data.train={made / 'samples/data/train'}", "data.validation=null")
+    paths = (f"output={output}", f"model.path={made / 'base'}", *samples)
     trained: Path = stage_module("sft").run(load_for("sft", path, (*paths, *ONE_STEP)))
     return trained
 
 
-@pytest.mark.parametrize("path", ARMS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+# What a recipe asks of hours of video, for a world of seconds.
+SHORT = {
+    "live/dialogue": ("builder.live_dialogue.shortest=4", "builder.live_dialogue.waiting_frames=2"),
+    "tww/stage3": ("builder.tww.shortest=0", "builder.tww.distractors=0", "builder.tww.rounds=[1, 2]"),
+    "timechat_online/synth": ("builder.timechat_online.shortest=0",),
+    "streamingvlm/synth": ("builder.text_stream={window: 8, overlap: 4, least_words_per_second: 0.5}",),
+    "tays/synth": ("builder.tays.ask=entity",),
+}
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sources of a world in which much happens; none of its videos is ever read."""
+    folder = tmp_path_factory.mktemp("busy")
+    for split in ("train", "test"):
+        write_sources(world_sources(8, split=split), folder / f"{split}.sources.jsonl")
+    return folder
+
+
+@pytest.mark.parametrize("path", SYNTHS, ids=recipe_id)
+def test_a_synth_recipe_makes_samples(path: Path, busy: Path, tmp_path: Path) -> None:
+    """From the world instead of its own data and with templates instead of a server; all else is the recipe's."""
+    raw = load_for("synth", path)
+    inputs = [
+        override
+        for split, given in raw.inputs.items()
+        for override in (
+            f"inputs.{split}.sources=[{busy / f'{split}.sources.jsonl'}]",
+            f"inputs.{split}.shards=1",
+            *(f"inputs.{split}.{kind}=null" for kind in ("annotations", "extract") if getattr(given, kind)),
+        )
+    ]
+    few = (f"output={tmp_path / 'out'}", "writer=templates", "workers=1", "filters.guesser=null")
+    report = stage_module("synth").run(load_for("synth", path, (*few, *inputs, *SHORT.get(recipe_id(path), ()))))
+    for split, tally in report["splits"].items():
+        samples = read_samples(tmp_path / "out" / "data" / split)
+        assert len(samples) == tally["samples"]["out"] >= 4, tally
+    for counted in report["exports"].values():
+        assert counted["out"] >= 4, counted
+
+
+@pytest.mark.parametrize("path", ARMS, ids=recipe_id)
 def test_an_arm_takes_a_step(path: Path, made: Path, tmp_path: Path) -> None:
     out = step(path, made, tmp_path / "arm")
     (logged, *_) = json.loads((out / "trainer_state.json").read_text())["log_history"]
@@ -51,7 +107,7 @@ def test_the_demo_s_evaluation_reports_every_arm_and_control(made: Path, tmp_pat
     arms = {name: str(step(TINY / f"{name}.yaml", made, tmp_path / name)) for name in recipe.arms}
     overrides = (
         f"output={tmp_path}",
-        f"samples={made / 'world' / 'test.jsonl'}",
+        f"samples={made / 'samples/data/test'}",
         f"arms={json.dumps(arms)}",
         "jobs=1",
         "bootstrap_draws=20",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from whilst.attention import BACKENDS, check_backend
 from whilst.backbones import FAMILIES
 from whilst.backbones.base import Backbone, add_lora, freeze_vision, load_spec
 from whilst.render import IGNORE, Renderer
+from whilst.sample import samples_exist
 from whilst.visibility import Rule, VisibilityError
 
 FIRST_SAMPLES = 8
@@ -101,9 +101,9 @@ def mask_of(backend: str, rule: Rule) -> str:
 
 
 def first_rows(recipe: SFTRecipe) -> Rows | None:
-    """Decode and render the first samples of data.train; None where that file does not exist yet."""
+    """Decode and render the first samples of data.train; None where they do not exist yet."""
     data, model = recipe.data, recipe.model
-    if not Path(data.train).is_file():
+    if not samples_exist(data.train):
         return None
     spec = load_spec(model.path, min_pixels=model.min_pixels, max_pixels=model.max_pixels)
     renderer = Renderer(AutoTokenizer.from_pretrained(model.path), spec, recipe.render)

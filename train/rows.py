@@ -21,7 +21,7 @@ from whilst.memory import MemoryCapError
 from whilst.positions import PositionError
 from whilst.progress import progress
 from whilst.render import IGNORE, Renderer, RenderError, TokenRow
-from whilst.sample import Sample, Silence, Thought, read_jsonl
+from whilst.sample import Sample, Silence, Thought, read_samples
 from whilst.video import VideoError
 from whilst.visibility import FIELDS, Rule, Tokens
 
@@ -65,8 +65,8 @@ def with_thoughts(sample: Sample, thoughts: Thoughts) -> Sample:
 def load_items(
     path: str | Path, renderer: Renderer, fps: float, *, thoughts: Thoughts = "keep", limit: int | None = None
 ) -> tuple[list[Item], list[Rejected]]:
-    """Read, decode and render the samples of a JSONL file (the first `limit`)."""
-    samples = read_jsonl(path)[:limit]
+    """Read, decode and render samples (the first `limit`); `path` is as `read_samples` takes it."""
+    samples = read_samples(path)[:limit]
     items: list[Item] = []
     rejected: list[Rejected] = []
     with progress("decode and render", len(samples)) as advance:

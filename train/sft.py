@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -56,10 +57,12 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Samples (JSONL). thoughts: drop them for arms that do not think, or put silence in their place.
-    max_rejected: how many samples may be left out."""
+    """Samples, as `whilst.sample.read_samples` takes them. thoughts: drop them for arms that do not think, or put
+    silence in their place. max_rejected: how many samples may be left out. The loss on `validation` is logged before
+    the first step and after the last."""
 
     train: str
+    validation: str | None = None
     fps: float = 2.0
     thoughts: Thoughts = "keep"
     limit: int | None = None
@@ -142,6 +145,20 @@ class StreamingSFTTrainer(SFTTrainer):
         self._metrics[mode]["mean_token_accuracy"].append(outputs.is_top1.float().mean().item())
         return (loss, outputs) if return_outputs else loss
 
+    def held_out(self, batches: Iterable[dict[str, torch.Tensor]]) -> dict[str, float]:
+        """Loss and top-1 accuracy over all labels of these batches, as weighted in training. Every rank takes all."""
+        model, sums = self.model_wrapped, torch.zeros(3, dtype=torch.float64)
+        model.eval()
+        for batch in batches:
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss, outputs = self.compute_loss(model, self._prepare_inputs(batch), return_outputs=True)
+            weight = batch["loss_weight"][:, 1:].sum().item()
+            accuracy = outputs.is_top1.float().mean().item()
+            sums += torch.tensor([weight, weight * loss.item(), weight * accuracy], dtype=torch.float64)
+        model.train()
+        weight, loss, accuracy = (sums / sums[0]).tolist()
+        return {"validation_loss": loss, "validation_accuracy": accuracy}
+
 
 COMPLETE = "complete"
 
@@ -157,6 +174,20 @@ class Resumable(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             Path(args.output_dir, f"checkpoint-{state.global_step}", COMPLETE).touch()
+
+
+class HeldOut(TrainerCallback):
+    """Logs the loss on held-out batches before the first step and after the last."""
+
+    def __init__(self, trainer: StreamingSFTTrainer, batches: Callable[[], Iterable[dict[str, torch.Tensor]]]) -> None:
+        self.trainer, self.batches = trainer, batches
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self.trainer.log(self.trainer.held_out(self.batches()))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.log(self.trainer.held_out(self.batches()))
 
 
 def last_checkpoint(output: str | Path) -> Path | None:
@@ -222,18 +253,17 @@ def prepare_wandb(recipe: SFTRecipe) -> None:
         os.environ["WANDB_RUN_ID"], os.environ["WANDB_RESUME"] = saved.read_text(), "allow"
 
 
-def prepare_data(recipe: SFTRecipe, renderer: Renderer) -> tuple[list[list[Item]], list[Rejected]]:
-    """Packs of items for the trainer, and what was rejected. Too many rejections are an error."""
-    data = recipe.data
-    items, rejected = load_items(data.train, renderer, data.fps, thoughts=data.thoughts, limit=data.limit)
+def prepare_data(data: DataSettings, path: str, renderer: Renderer) -> tuple[list[list[Item]], list[Rejected]]:
+    """Packs of items of the samples at `path`, and what was rejected. Too many rejections are an error."""
+    items, rejected = load_items(path, renderer, data.fps, thoughts=data.thoughts, limit=data.limit)
     if len(rejected) > data.max_rejected:
         listed = "\n  ".join(f"{r.sample}: {r.reason}" for r in rejected[:5])
         raise DataError(
-            f"{data.train}: {len(rejected)} samples cannot be used, data.max_rejected is {data.max_rejected}; first:"
+            f"{path}: {len(rejected)} samples cannot be used, data.max_rejected is {data.max_rejected}; first:"
             f"\n  {listed}"
         )
     if not items:
-        raise DataError(f"{data.train}: no sample to train on")
+        raise DataError(f"{path}: no sample to train on")
     return ([[item] for item in items] if data.pack_tokens is None else pack(items, data.pack_tokens)), rejected
 
 
@@ -263,7 +293,7 @@ def build_trainer(recipe: SFTRecipe) -> StreamingSFTTrainer:
     prepare_wandb(recipe)
     backbone = prepare_model(recipe.model)
     renderer = Renderer(backbone.tokenizer, backbone.spec, recipe.render)
-    packs, rejected = prepare_data(recipe, renderer)
+    packs, rejected = prepare_data(recipe.data, recipe.data.train, renderer)
     (out / "rejected.jsonl").write_text("".join(json.dumps(asdict(r)) + "\n" for r in rejected))
     collator = Collator(backbone.spec, renderer.rule, recipe.model.attention, backbone.tokenizer.pad_token_id)
     trainer = StreamingSFTTrainer(
@@ -275,6 +305,11 @@ def build_trainer(recipe: SFTRecipe) -> StreamingSFTTrainer:
         callbacks=[Resumable()],
     )
     trainer.remove_callback(PrinterCallback)  # the curve is in trainer_state.json; quiet when piped
+    if recipe.data.validation is not None:
+        held_out, _ = prepare_data(recipe.data, recipe.data.validation, renderer)
+        size = recipe.optim.batch_size
+        cuts = [held_out[i : i + size] for i in range(0, len(held_out), size)]
+        trainer.add_callback(HeldOut(trainer, lambda: map(collator, cuts)))
     return trainer
 
 

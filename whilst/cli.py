@@ -28,6 +28,7 @@ from whilst.recipe import RecipeError, load_recipe, save_resolved, stage_of
 
 # stage -> (module with a `run`, its recipe). Names, not imports: `whilst --help` must not load torch.
 STAGES = {
+    "world": ("data_pipeline.world.stage", "WorldRecipe"),
     "synth": ("data_pipeline.synth", "SynthRecipe"),
     "tiny": ("whilst.tiny", "TinyRecipe"),
     "sft": ("train.sft", "SFTRecipe"),
@@ -103,12 +104,21 @@ def load_for(stage: str, recipe: Path, overrides: Sequence[str] | None = None) -
 
 
 @app.command()
-def synth(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Make samples of a procedural video world."""
-    loaded = load_for("synth", recipe, overrides)
-    stage = stage_module("synth")
+def world(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Make the videos of a procedural world, with their exact graphs."""
+    loaded = load_for("world", recipe, overrides)
+    stage = stage_module("world")
     for split, report in stage.run(loaded).items():
         typer.echo(f"{split}: {stage.told(report)}")
+    typer.echo(loaded.output)
+
+
+@app.command()
+def synth(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Make samples of sources: a world's, annotated videos', or videos that a model describes."""
+    loaded = load_for("synth", recipe, overrides)
+    stage = stage_module("synth")
+    stage.show(stage.run(loaded), _console())
     typer.echo(loaded.output)
 
 
@@ -133,11 +143,54 @@ def evaluate(recipe: RecipePath, overrides: Overrides = None) -> None:
     _show_report(stage_module("eval").run(loaded), Path(loaded.output))
 
 
+def _console() -> Console:
+    # Piped, a table keeps its width: cells must not be cut to 80 characters.
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
 def _show_report(report: dict[str, Any], folder: Path) -> None:
-    # Piped, the table keeps its width: cells must not be cut to 80 characters.
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    importlib.import_module("evaluation.report").print_table(report, console)
+    importlib.import_module("evaluation.report").print_table(report, _console())
     typer.echo(f"report: {folder / 'report.html'}")
+
+
+doctor = typer.Typer(no_args_is_help=True, help="Check data: its causality, and the files themselves.")
+app.add_typer(doctor, name="doctor")
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the report here too.", show_default=False)]
+
+
+@doctor.command()
+def causality(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `whilst synth` wrote.", show_default=False)],
+    cuts: Annotated[int, typer.Option(min=1, help="Moments a sample.")] = 3,
+    limit: Annotated[int | None, typer.Option(min=1, help="About so many samples, drawn; default: all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the moments, and of the samples drawn.")] = 0,
+    report: Json = None,
+) -> None:
+    """Change everything after t, tell it again: what was said up to t must stay, byte for byte. Exit code 1 if not."""
+    check = importlib.import_module("data_pipeline.doctor.folder")
+    found = check.check_folder(folder, cuts=cuts, limit=limit, seed=seed)
+    if report is not None:
+        check.write_report(found, report)
+    check.show(found, _console())
+    raise typer.Exit(check.exit_code(found))
+
+
+@doctor.command()
+def data(
+    path: Annotated[Path, typer.Argument(metavar="DATA", help="A folder, file or name of shards.", show_default=False)],
+    state: Annotated[Path | None, typer.Option(help="Remembers sound videos, so that a later run skips them.")] = None,
+    every_frame: Annotated[bool, typer.Option("--every-frame", help="Decode all frames, not a few.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 1,
+    report: Json = None,
+) -> None:
+    """Look for missing, broken and double videos, wrong durations, missing licences. Exit code 1 for errors."""
+    check = importlib.import_module("data_pipeline.doctor.data")
+    found = check.check_data(path, state=state, depth="all" if every_frame else "few", workers=workers)
+    if report is not None:
+        check.write_report(found, report)
+    check.print_report(found, _console())
+    raise typer.Exit(1 if found.count("error") else 0)
 
 
 @app.command()
@@ -207,16 +260,31 @@ def _query(text: str) -> tuple[float, str]:
 
 @app.command()
 def view(
-    samples: Annotated[Path, typer.Argument(metavar="SAMPLES.jsonl", show_default=False)],
+    samples: Annotated[Path, typer.Argument(metavar="SAMPLES", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("view.html"),
     ids: Annotated[list[str] | None, typer.Option("--id", help="Only this sample; may be repeated.")] = None,
+    graphs: Annotated[Path | None, typer.Option(help="Sources or graphs of the samples: a file or folder.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Its tokenizer counts tokens; else words.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many samples.")] = 20,
     fps: Annotated[float, typer.Option(help="Frames a second to show.")] = 2.0,
+    embed_megabytes: Annotated[float, typer.Option(help="Videos beyond this are linked, not embedded.")] = 24.0,
+    frames: Annotated[bool, typer.Option(help="Show frames; without, videos need not be here.")] = True,
 ) -> None:
-    """Write a page that shows samples: frames, and events on a timeline."""
+    """Write a page that shows samples: video, events on a timeline, and the graph as of the playhead."""
     from whilst.view import write_page
 
-    typer.echo(write_page(samples, out, ids=ids or (), limit=limit, fps=fps))
+    page = write_page(
+        samples,
+        out,
+        ids=ids or (),
+        limit=limit,
+        fps=fps,
+        graphs=graphs,
+        checkpoint=checkpoint,
+        embed_megabytes=embed_megabytes,
+        frames=frames,
+    )
+    typer.echo(page)
 
 
 @app.command()

@@ -77,7 +77,7 @@ def opened(path: Path) -> Iterator[OpenVideo]:
     if size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes): fetch or convert it again")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore") as container:
             stream = _video_stream(path, container)
             stream.codec_context.thread_count = 1
             if container.format.name == MATROSKA:
@@ -154,6 +154,8 @@ def _video_stream(path: Path, container: InputContainer) -> VideoStream:
         )
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:  # the cover of a song is no video
+            if stream.codec_context is None:
+                raise VideoError(f"{path}: its codec is not known, or the file is damaged: convert it")
             return stream
     kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
     raise VideoError(f"{path}: has no video stream (only {kinds}): choose a file with pictures")
@@ -183,7 +185,7 @@ class _Packets(NamedTuple):
 
 def _packets(path: Path) -> _Packets:
     """Read through the file, decoding nothing."""
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="ignore") as container:
         packets = [packet for packet in container.demux(_video_stream(path, container)) if packet.size > 0]
     stamps = sorted(packet.pts if packet.pts is not None else packet.dts or 0 for packet in packets)
     if not stamps:

@@ -1,6 +1,6 @@
 """The demo: every recipe of a folder, stage by stage, each in a process of its own.
 
-    whilst demo                                                 # recipes/tiny: world, model, arms, evaluation
+    whilst demo                                                 # recipes/tiny: world, samples, model, arms, evaluation
 
 Recipes of one stage run `parallel` at a time, since they do not need each other; the next stage waits for all of them.
 Each process writes to a log. If one fails, the others are ended and the end of its log is shown.
@@ -22,7 +22,7 @@ from rich.table import Table
 
 from whilst.recipe import stage_of
 
-ORDER = ("synth", "tiny", "sft", "eval")
+ORDER = ("world", "synth", "tiny", "sft", "eval")
 FRAGMENT = "base.yaml"  # what the others extend; no recipe by itself
 # One thread a process: two OpenMP threads on two cores collapse as soon as two processes run.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}

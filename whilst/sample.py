@@ -16,6 +16,7 @@ relative path as it is, and store an absolute one relative to the file's folder 
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import sys
@@ -42,8 +43,8 @@ from whilst.timeline import (
 
 __all__ = [
     "JSON", "SCHEMA", "Answer", "Event", "Query", "Rejection", "Sample", "SampleError", "Segment", "Silence",
-    "Thought", "Video", "from_record", "read_jsonl", "read_parquet", "scan_jsonl", "to_record", "validate",
-    "write_jsonl", "write_parquet",
+    "Thought", "Video", "from_record", "read_jsonl", "read_parquet", "read_samples", "samples_exist", "scan_jsonl",
+    "to_record", "validate", "write_jsonl", "write_parquet",
 ]  # fmt: skip
 
 SCHEMA = "whilst.sample/1"
@@ -169,6 +170,53 @@ def _tuple(value: object, name: str, where: str) -> object:
 
 
 # ---- Files.
+
+
+def read_samples(path: StrPath) -> list[Sample]:
+    """All samples of a .jsonl or .parquet file, or of the shards `<path>-00000-of-00004.parquet` (or .jsonl) of a name.
+
+    Raises:
+        SampleError: no such file, a shard that is missing, an id in two shards, and as `read_jsonl`.
+    """
+    samples: list[Sample] = []
+    shards: dict[str, Path] = {}
+    for file in _files(Path(path)):
+        for sample in read_parquet(file) if file.suffix == ".parquet" else read_jsonl(file):
+            first = shards.setdefault(sample.id, file)
+            if first != file:
+                fail(os.fspath(file), "id", f"{sample.id!r} is in {first.name} too; give each sample its own")
+            samples.append(sample)
+    return samples
+
+
+def samples_exist(path: StrPath) -> bool:
+    """Whether there is anything for `read_samples` to read: the file, or a shard of this name."""
+    return Path(path).is_file() or bool(_shards(Path(path)))
+
+
+def _shards(path: Path) -> list[Path]:
+    for suffix in (".parquet", ".jsonl"):
+        if found := sorted(path.parent.glob(f"{glob.escape(path.name)}-[0-9]*-of-[0-9]*{suffix}")):
+            return found
+    return []
+
+
+def _files(path: Path) -> list[Path]:
+    if path.suffix in (".jsonl", ".parquet"):
+        if not path.is_file():
+            fail(os.fspath(path), "", "no such file; make the samples first, for instance with `whilst synth`")
+        return [path]
+    found = _shards(path)
+    if not found:
+        wanted = "give a .jsonl or .parquet file, or the name before -00000-of-00004"
+        fail(os.fspath(path), "", f"no such samples; {wanted}")
+    count = int(found[0].stem.rpartition("-of-")[2])
+    whole = [path.parent / f"{path.name}-{k:05d}-of-{count:05d}{found[0].suffix}" for k in range(count)]
+    if found != whole:
+        odd = ", ".join(sorted({file.name for file in whole} ^ {file.name for file in found})[:5])
+        fail(os.fspath(path), "", f"of {count} shards some are missing or too many: {odd}; finish the run")
+    return found
+
 
 Found: TypeAlias = Iterable[tuple[int, Sample | SampleError]]  # by line, counted from 1
 

@@ -1,4 +1,4 @@
-"""What a world may hold: objects, events, queries and their weights, and the words that tell of them."""
+"""What a world may hold: objects, events and their weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,10 +19,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "diamond", "cross")
 EVENTS = ("enter", "leave", "idle", "move", "touch", "hide", "change")
-KINDS = ("backward", "present", "order", "forward", "unanswerable")
-SUBKINDS = ("which_in", "which_out", "count", "star", "before", "first", "tell_when", "unknown_in", "unknown_out")
 
-# The word of an event in thoughts and in the graph.
+# The relation of an event in the graph.
 RELATIONS = {
     "enter": "in",
     "leave": "out",
@@ -47,17 +45,6 @@ class WorldConfig:
     shapes: tuple[str, ...] = ("circle", "square")
     star_colours: tuple[str, ...] = ("red", "green", "blue", "yellow")
     events: Mapping[str, float] = field(default_factory=lambda: {"enter": 0.45, "leave": 0.4, "idle": 0.15})
-    queries: Mapping[str, float] = field(
-        default_factory=lambda: {
-            "backward": 0.4,
-            "present": 0.15,
-            "order": 0.15,
-            "forward": 0.15,
-            "unanswerable": 0.15,
-        }
-    )
-    subkinds: Mapping[str, float] = field(default_factory=dict)  # weight of a finer kind within its kind; 1 if left out
-    queries_per_video: int = 3
     splits: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1})
     seed: int = 0
 
@@ -65,17 +52,12 @@ class WorldConfig:
         least, most = self.segments
         _require(1 <= least <= most, "segments", self.segments, "(least, most) with 1 <= least <= most")
         _require(self.grid >= 3, "grid", self.grid, "at least 3 cells a side")
-        _require(self.queries_per_video >= 1, "queries_per_video", self.queries_per_video, "at least 1")
         for name in ("colours", "star_colours", "shapes"):
             _require(len(getattr(self, name)) > 0, name, getattr(self, name), "one or more names")
         _check_names("colours", self.colours, tuple(COLOURS))
         _check_names("star_colours", self.star_colours, tuple(COLOURS))
         _check_names("shapes", self.shapes, SHAPES)
         _check_weights("events", self.events, EVENTS)
-        _check_weights("queries", self.queries, KINDS)
-        _check_names("subkinds", tuple(self.subkinds), SUBKINDS)
-        for subkind, weight in self.subkinds.items():
-            _require(weight > 0, f"subkinds.{subkind}", weight, "a weight > 0")
         _check_weights("splits", self.splits, tuple(self.splits))
 
     @property
@@ -92,16 +74,6 @@ class WorldConfig:
     def outside(self) -> tuple[int, ...]:
         """All other cells."""
         return tuple(cell for cell in range(self.grid**2) if cell != self.box)
-
-
-def words(config: WorldConfig) -> list[str]:
-    """Every word that thoughts, queries and answers of this configuration can use, for a tokenizer."""
-    numbers = range(1, config.segments[1] + 1)
-    plain = ["none", ".", "?", "which", "count", "in", "out", "now", "star", "before", "first", "tell-when", "unknown"]
-    more = [RELATIONS[event] for event in config.events if event in ("move", "touch", "hide", "change")]
-    counted = [f"{word}-{number}" for word in ("in", "out", "n") for number in numbers]
-    stars = [f"star-{colour}" for colour in config.star_colours]
-    return [*plain, *more, *counted, *config.objects, *stars]
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:

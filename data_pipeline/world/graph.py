@@ -1,114 +1,58 @@
-"""What happened, exactly: who did what to whom, when, as which in order. Thoughts and answers are read off it."""
+"""What happened in a world, exactly: who did what to whom, and when."""
 
-import json
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from __future__ import annotations
 
-import networkx
+from collections.abc import Iterator
 
+from data_pipeline.graph import Edge, Graph, make_graph
 from data_pipeline.world.config import RELATIONS, SEGMENT_SECONDS
 from data_pipeline.world.simulate import SCREEN, Scene, World
 
 BOX = "box"
 STAR = "star"
 
+# Relations, as `the {head} ...`: an object goes in or out of the box, and so on; a star shows its colour.
+TEXTS = {
+    "in": "the {head} goes into the {tail}",
+    "out": "the {head} comes out of the {tail}",
+    "touch": "the {head} touches the {tail}",
+    "hide": "the {head} hides the {tail}",
+    "change": "the {head} turns into the {tail}",
+    "move": "the {head} moves to {tail}",
+    "shows": "the {head} is {tail}",
+}
 
-@dataclass(frozen=True)
-class Node:
-    """An entity; seen for the first and the last time at the start and the end of segments, in seconds."""
 
-    id: str
-    kind: str
-    first_seen: float
-    last_seen: float
+def graph_of(world: World, id: str) -> Graph:
+    """The graph of a simulated world.
 
-
-@dataclass(frozen=True)
-class Edge:
-    """`head` did `relation` to `tail` in the segment [start, end) s, as the `ordinal`-th of its relation, from 1.
-
-    Relations: in, out, touch, hide, change (into the tail), move (to the tail, a cell), and shows (a star its colour).
-    It can be known from the end of the segment on, when both of its frames have arrived.
+    An event is known from the end of its segment on, when both of its frames have arrived. A colour of the star that
+    stays is one state.
     """
-
-    head: str
-    relation: str
-    tail: str
-    start: float
-    end: float
-    ordinal: int
-    knowable_at: float
-
-
-@dataclass(frozen=True)
-class WorldGraph:
-    """The graph of the world of one sample, which lasts `duration` seconds."""
-
-    id: str
-    duration: float
-    nodes: tuple[Node, ...]
-    edges: tuple[Edge, ...]
-
-    def of(self, relation: str) -> list[Edge]:
-        """The edges of one relation, in order of time."""
-        return [edge for edge in self.edges if edge.relation == relation]
-
-    def networkx(self) -> "networkx.MultiDiGraph[str]":
-        """As a multigraph: nodes by id, edges keyed by (relation, ordinal), all fields as attributes."""
-        graph: networkx.MultiDiGraph[str] = networkx.MultiDiGraph(id=self.id, duration=self.duration)
-        for node in self.nodes:
-            graph.add_node(node.id, **asdict(node))
-        for edge in self.edges:
-            graph.add_edge(edge.head, edge.tail, key=(edge.relation, edge.ordinal), **asdict(edge))
-        return graph
-
-
-def graph_of(world: World, id: str) -> WorldGraph:
-    """The graph of a simulated world."""
     edges: list[Edge] = []
-    counts: Counter[str] = Counter()
-    kinds = {BOX: "container", STAR: "star"}
-    seen: dict[str, tuple[float, float]] = {}
+    entities: dict[str, None] = {}
     for k, scene in enumerate(world.scenes):
         start, end = k * SEGMENT_SECONDS, (k + 1) * SEGMENT_SECONDS
-        for head, relation, tail in (*_happenings(scene), (STAR, "shows", scene.star)):
-            counts[relation] += 1
-            edges.append(Edge(head, relation, tail, start, end, counts[relation], knowable_at=end))
-            for entity in (head, tail):
-                seen[entity] = (seen.get(entity, (start, end))[0], end)
-        seen[BOX] = (0.0, end)
-    for entity in seen:
-        kinds.setdefault(entity, _kind(entity))
-    nodes = tuple(Node(entity, kinds[entity], first, last) for entity, (first, last) in seen.items())
-    return WorldGraph(id, len(world.scenes) * SEGMENT_SECONDS, nodes, tuple(edges))
+        for head, relation, tail in _happenings(scene):
+            entities |= {head: None, tail: None}
+            text = TEXTS[relation].format(head=_name(head), tail=_name(tail))
+            edges.append(Edge(f"e{len(edges)}", head, relation, tail, start, end, "span", end, text))
+    for n, (colour, start, end) in enumerate(_star(world)):
+        entities |= {STAR: None, colour: None}
+        text = TEXTS["shows"].format(head=STAR, tail=_name(colour))
+        known = start + SEGMENT_SECONDS
+        edges.append(Edge(f"s{n}", STAR, "shows", colour, start, end, "state", known, text))
+    nodes = [(entity, _kind(entity), _name(entity)) for entity in entities]
+    return make_graph(id, len(world.scenes) * SEGMENT_SECONDS, nodes, edges)
 
 
-def thoughts(graph: WorldGraph) -> list[str]:
-    """What is new in each segment, and nothing else: `in-2 red-circle .`, `none .`; the star is not mentioned."""
-    texts = ["none ."] * round(graph.duration / SEGMENT_SECONDS)
-    for edge in graph.edges:
-        if edge.relation != "shows":
-            texts[round(edge.start / SEGMENT_SECONDS)] = f"{_phrase(edge)} ."
-    return texts
-
-
-def write_graphs(graphs: Iterable[WorldGraph], path: Path) -> None:
-    """One graph a line, as JSON."""
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(asdict(graph)) + "\n" for graph in graphs)
-
-
-def read_graphs(path: Path) -> dict[str, WorldGraph]:
-    """The graphs that `write_graphs` wrote, by sample id."""
-    graphs = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        nodes = tuple(Node(**node) for node in record["nodes"])
-        edges = tuple(Edge(**edge) for edge in record["edges"])
-        graphs[record["id"]] = WorldGraph(record["id"], record["duration"], nodes, edges)
-    return graphs
+def _star(world: World) -> Iterator[tuple[str, float, float]]:
+    """(colour, start, end) of every time for which the star stays as it is."""
+    start = 0
+    for k, scene in enumerate(world.scenes):
+        if k + 1 == len(world.scenes) or world.scenes[k + 1].star != scene.star:
+            yield scene.star, start * SEGMENT_SECONDS, (k + 1) * SEGMENT_SECONDS
+            start = k + 1
 
 
 def _happenings(scene: Scene) -> list[tuple[str, str, str]]:
@@ -125,15 +69,12 @@ def _happenings(scene: Scene) -> list[tuple[str, str, str]]:
     return [(actor, relation, scene.objects[1])]
 
 
-def _phrase(edge: Edge) -> str:
-    if edge.relation in ("in", "out"):
-        return f"{edge.relation}-{edge.ordinal} {edge.head}"
-    if edge.relation == "touch":
-        return f"touch {edge.head} {edge.tail}"
-    return f"{edge.relation} {edge.tail if edge.relation == 'hide' else edge.head}"
-
-
 def _kind(entity: str) -> str:
-    if entity == SCREEN:
-        return "screen"
+    if entity in (BOX, STAR, SCREEN):
+        return {BOX: "container", STAR: "star", SCREEN: "screen"}[entity]
     return {"star": "colour", "cell": "cell"}.get(entity.split("-")[0], "object")
+
+
+def _name(entity: str) -> str:
+    """`red-circle` is a red circle, `star-red` red, `cell-3` cell 3."""
+    return entity.removeprefix("star-").replace("-", " ")

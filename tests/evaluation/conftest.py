@@ -40,7 +40,7 @@ def make_sample(name: str = "a", segments: int = 4) -> Sample:
         name,
         Video(f"videos/{name}.mp4", start, end),
         tuple(events),
-        meta={"subkinds": {"b0": "which_in"}},
+        meta={"asks": {"b0": {"subkind": "which_in"}}},
     )
     validate(sample)
     return sample

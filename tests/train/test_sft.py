@@ -93,6 +93,26 @@ def history(output: str) -> list[dict[str, float]]:
     return [e for e in json.loads(Path(output, "trainer_state.json").read_text())["log_history"] if "loss" in e]
 
 
+def test_the_loss_on_held_out_samples_is_logged_and_changes_nothing(recipe: SFTRecipe, tmp_path: Path) -> None:
+    plain = run(replace(recipe, output=str(tmp_path / "plain")))
+    held_out = []
+    for size in (2, 3):  # the loss is over all labels, however they are batched
+        data = replace(recipe.data, validation=recipe.data.train)
+        watched = replace(recipe, output=str(tmp_path / f"watched{size}"), data=data)
+        if size == 3:
+            watched = replace(watched, optim=replace(recipe.optim, steps=1, batch_size=3))
+        out = run(watched)
+        log = json.loads((out / "trainer_state.json").read_text())["log_history"]
+        held_out.append([entry for entry in log if "validation_loss" in entry])
+        if size == 2:
+            assert (out / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+    (before, after), (before_3, _) = held_out
+    assert (before["step"], after["step"]) == (0, 5)
+    assert after["validation_loss"] < before["validation_loss"]
+    assert before["validation_loss"] == pytest.approx(before_3["validation_loss"], rel=1e-5)
+    assert before["validation_accuracy"] == pytest.approx(before_3["validation_accuracy"], rel=1e-5)
+
+
 def test_resume_is_bitwise(recipe: SFTRecipe, tmp_path: Path) -> None:
     whole = run(replace(recipe, output=str(tmp_path / "whole")))
     trainer = build_trainer(recipe)

@@ -13,16 +13,24 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from data_pipeline.synth import SynthRecipe
-from data_pipeline.world.build import build_world
-from data_pipeline.world.config import WorldConfig, words
 from train.plan import count_parameters, plan
 from train.sft import LoraSettings, ModelSettings, SFTRecipe, prepare_model
 from whilst import __version__, cli, demo
 from whilst.backbones.tiny import build_tiny
 from whilst.recipe import RecipeError, load_recipe
 from whilst.render import RenderConfig
-from whilst.sample import Answer, Query, Sample, SampleError, Segment, Silence, Thought, Video, read_jsonl, write_jsonl
+from whilst.sample import (
+    Answer,
+    Query,
+    Sample,
+    SampleError,
+    Segment,
+    Silence,
+    Thought,
+    Video,
+    read_samples,
+    write_jsonl,
+)
 from whilst.tiny import TinyRecipe, TinySizes
 from whilst.video import write_video
 
@@ -45,15 +53,23 @@ def fails(*arguments: object) -> str:
     return lines[0]
 
 
+def make_world(folder: Path, *overrides: str) -> Path:
+    """The demo's world and samples on a small scale, through the door: a folder with data/ and words.txt."""
+    counts = "counts={train: 4, validation: 1, test: 2}"
+    assert invoke("world", TINY / "world.yaml", f"output={folder / 'world'}", counts, *overrides)[0] == 0
+    inputs = [
+        f"inputs.{split}.sources=[{folder / 'world' / f'{split}.sources.jsonl'}]"
+        for split in ("train", "validation", "test")
+    ]
+    code, told, _, _ = invoke("synth", TINY / "samples.yaml", f"output={folder / 'samples'}", *inputs, "workers=1")
+    assert code == 0 and told.strip().splitlines()[-1] == str(folder / "samples")
+    return folder / "samples"
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with train.jsonl, test.jsonl and words.txt of a small world."""
-    folder = tmp_path_factory.mktemp("world")
-    config = WorldConfig(segments=(3, 4))
-    build_world(config, folder, "train", 4)
-    build_world(config, folder, "test", 2)
-    (folder / "words.txt").write_text("\n".join(words(config)))
-    return folder
+    """The samples of a small world: data/train, data/test and words.txt."""
+    return make_world(tmp_path_factory.mktemp("world"), "world.segments=[3, 4]")
 
 
 @pytest.fixture(scope="module")
@@ -151,42 +167,50 @@ def test_tiny_says_what_is_wrong_with_its_words(tmp_path: Path) -> None:
     assert "special token" in fails("tiny", TINY / "model.yaml", override, f"words_from={tmp_path / 'words.txt'}")
 
 
-# ---- synth
+# ---- world, synth, doctor
 
 
-def test_synth_writes_samples_words_and_counts(tmp_path: Path) -> None:
-    out = tmp_path / "world"
-    code, told, _, _ = invoke(
-        "synth", TINY / "world.yaml", f"output={out}", "counts={train: 3, validation: 1, test: 2}"
-    )
-    assert code == 0 and told.strip().splitlines()[-1] == str(out)
-    for split, count in (("train", 3), ("validation", 1), ("test", 2)):
-        assert len(read_jsonl(out / f"{split}.jsonl")) == count
-    assert (out / "words.txt").read_text().split() == words(load_recipe(out / "recipe.yaml", SynthRecipe).world)
-    counts = json.loads((out / "counts.json").read_text())["train"]
+def test_synth_tells_its_yields_and_writes_words(world: Path) -> None:
+    assert [len(read_samples(world / "data" / split)) for split in ("train", "validation", "test")] == [4, 1, 2]
+    samples = read_samples(world / "data" / "train")
+    used = {word for sample in samples for text in texts(sample) for word in text.split()}
+    assert used <= set((world / "words.txt").read_text().split())
+    counts = json.loads((world.parent / "world" / "counts.json").read_text())["train"]
     assert counts["simulated"] == counts["videos"] + sum(counts["rejected"].values())
+    report = json.loads((world / "yields.json").read_text())["splits"]["train"]
+    assert report["samples"]["in"] == report["samples"]["out"] == 4 and report["queries"]["out"] == 16
 
 
-def test_the_seed_of_a_synth_recipe_is_the_world_s(tmp_path: Path) -> None:
+def texts(sample: Sample) -> list[str]:
+    """All texts of a sample."""
+    return [event.text for event in sample.events if isinstance(event, Thought | Query | Answer)]
+
+
+def test_the_seed_of_a_world_recipe_is_the_world_s(tmp_path: Path) -> None:
     said = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        counts = "counts={train: 2, validation: 1, test: 1}"
-        assert invoke("synth", TINY / "world.yaml", f"output={tmp_path / name}", counts, f"seed={seed}")[0] == 0
-        said.append([sample.events for sample in read_jsonl(tmp_path / name / "train.jsonl")])
+        samples = read_samples(make_world(tmp_path / name, f"seed={seed}") / "data" / "train")
+        said.append([sample.events for sample in samples])
     assert said[0] == said[1] != said[2]
 
 
-def test_synth_refuses_a_split_that_is_none(tmp_path: Path) -> None:
+def test_world_refuses_a_split_that_is_none(tmp_path: Path) -> None:
     assert "counts.holdout: no such split" in fails(
-        "synth", TINY / "world.yaml", f"output={tmp_path}", "counts.holdout=3"
+        "world", TINY / "world.yaml", f"output={tmp_path}", "counts.holdout=3"
     )
+
+
+def test_the_doctor_finds_the_demo_s_samples_sound(world: Path) -> None:
+    for check in ("causality", "data"):
+        code, told, _, _ = invoke("doctor", check, world)
+        assert code == 0, told
 
 
 # ---- plan
 
 
 def overrides(base: Path, world: Path) -> tuple[str, str]:
-    return f"model.path={base}", f"data.train={world / 'train.jsonl'}"
+    return f"model.path={base}", f"data.train={world / 'data/train'}"
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -246,7 +270,7 @@ def streaming(request: pytest.FixtureRequest, base: Path, tmp_path_factory: pyte
 
 
 def test_watch_answers_at_the_moment_of_the_query(streaming: Path, world: Path) -> None:
-    (first, *_) = read_jsonl(world / "test.jsonl")
+    (first, *_) = read_samples(world / "data/test")
     seconds = int(first.segments()[-1].end)
     asked = [(0.0, "now star ?"), (1.0, "which in-1 ?"), (1.5, "count in ?"), (99.0, "count out ?")]
     questions = [part for time, text in asked for part in ("--ask", f"{time:g}:{text}")]
@@ -272,7 +296,7 @@ def test_watch_answers_at_the_moment_of_the_query(streaming: Path, world: Path) 
 
 
 def test_watch_in_words(streaming: Path, world: Path) -> None:
-    (first, *_) = read_jsonl(world / "test.jsonl")
+    (first, *_) = read_samples(world / "data/test")
     arguments = ("--ask", "1:now star ?", "--segment", 2, "--thought-tokens", 2, "--answer-tokens", 2)
     code, told, _, _ = invoke("watch", first.video.path, "--model", streaming, *arguments)
     assert code == 0
@@ -281,7 +305,7 @@ def test_watch_in_words(streaming: Path, world: Path) -> None:
 
 
 def test_watch_says_what_is_missing(streaming: Path, base: Path, world: Path, tmp_path: Path) -> None:
-    video = read_jsonl(world / "test.jsonl")[0].video.path
+    video = read_samples(world / "data/test")[0].video.path
     assert "there is no such file" in fails("watch", tmp_path / "none.mp4", "--model", streaming)
     assert "streaming.yaml is missing" in fails("watch", video, "--model", base)
 
@@ -353,21 +377,25 @@ FEW = "counts: {train: 1, validation: 1, test: 1}\n"
 
 
 def test_the_demo_runs_stage_by_stage(tmp_path: Path) -> None:
-    """The model needs the words that only the world writes."""
+    """The model needs the words that only the samples tell, and they the world."""
     out = tmp_path / "out"
     (tmp_path / "world.yaml").write_text(f"extends: {TINY / 'world.yaml'}\noutput: {out / 'world'}\n{FEW}")
     (tmp_path / "another.yaml").write_text(f"extends: {TINY / 'world.yaml'}\noutput: {out / 'another'}\n{FEW}")
+    sources = f"{{sources: [{out / 'world' / 'train.sources.jsonl'}], shards: 1}}"
+    (tmp_path / "a_sample.yaml").write_text(
+        f"name: s\nstage: synth\noutput: {out / 'samples'}\ninputs: {{train: {sources}}}\nbuilder: {{world: {{}}}}\n"
+    )
     (tmp_path / "a_model.yaml").write_text(
-        f"extends: {TINY / 'model.yaml'}\noutput: {out / 'model'}\nwords_from: {out / 'world' / 'words.txt'}\n"
+        f"extends: {TINY / 'model.yaml'}\noutput: {out / 'model'}\nwords_from: {out / 'samples' / 'words.txt'}\n"
     )
     (tmp_path / "base.yaml").write_text("no: recipe\n")
     seconds = demo.run(tmp_path, out)
-    assert list(seconds) == ["another", "world", "a_model"] and all(value > 0 for value in seconds.values())
+    assert list(seconds) == ["another", "world", "a_sample", "a_model"] and all(value > 0 for value in seconds.values())
     assert (out / "model" / "model.safetensors").is_file() and (out / "logs" / "another.log").is_file()
 
 
 def test_a_failed_job_shows_the_end_of_its_log(tmp_path: Path) -> None:
-    (tmp_path / "bad.yaml").write_text("name: bad\nstage: synth\noutput: x\ncounts: {train: 0}\n")
+    (tmp_path / "bad.yaml").write_text("name: bad\nstage: world\noutput: x\ncounts: {train: 0}\n")
     with pytest.raises(demo.DemoError, match="exit code 2") as caught:
         demo.run(tmp_path, tmp_path / "out")
     assert "give at least 1 or leave the split out" in str(caught.value)

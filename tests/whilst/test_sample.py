@@ -26,6 +26,7 @@ from whilst.sample import (
     from_record,
     read_jsonl,
     read_parquet,
+    read_samples,
     scan_jsonl,
     to_record,
     validate,
@@ -371,6 +372,24 @@ def test_bad_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), file)
     with pytest.raises(SampleError, match=r"x\.parquet:2: not JSON"):
         read_parquet(file)
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(write_jsonl, "jsonl"), (write_parquet, "parquet")])
+def test_shards_are_read_by_their_name(tmp_path: Path, write: Callable[..., None], suffix: str) -> None:
+    for k, ids in enumerate((["a", "b"], ["c"])):
+        write([sample(id) for id in ids], tmp_path / f"train-{k:05d}-of-00002.{suffix}")
+    assert [one.id for one in read_samples(tmp_path / "train")] == ["a", "b", "c"]
+    assert [one.id for one in read_samples(tmp_path / f"train-00001-of-00002.{suffix}")] == ["c"]
+    write([sample("a")], tmp_path / f"train-00001-of-00002.{suffix}")
+    with pytest.raises(SampleError, match=rf"train-00001-of-00002\.{suffix}: id: 'a' is in train-00000-of-00002"):
+        read_samples(tmp_path / "train")
+    (tmp_path / f"train-00000-of-00002.{suffix}").unlink()
+    with pytest.raises(SampleError, match=rf"train: of 2 shards some are missing .*train-00000-of-00002\.{suffix}"):
+        read_samples(tmp_path / "train")
+    with pytest.raises(SampleError, match=r"test: no such samples; give a \.jsonl"):
+        read_samples(tmp_path / "test")
+    with pytest.raises(SampleError, match=r"x\.jsonl: no such file"):
+        read_samples(tmp_path / "x.jsonl")
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
