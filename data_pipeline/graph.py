@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,7 +165,7 @@ def validate_graph(graph: Graph) -> None:
 
     Raises:
         GraphError: ids that come twice, an edge to no node, a time outside [0, duration], a span that runs backwards, a
-            point with a length, an edge known before it begins, or an empty name or text.
+            point with a length, an edge known before it begins, edges out of order, or an empty name or text.
     """
     nodes: set[str] = set()
     for node in graph.nodes:
@@ -191,6 +192,8 @@ def validate_graph(graph: Graph) -> None:
             raise GraphError(f"{where}: knowable_at {edge.knowable_at} s must lie in [start, {graph.duration}] s")
         if not edge.text.strip():
             raise GraphError(f"{where}: text is empty; say what happens in one clause")
+    if any(later.knowable_at < edge.knowable_at for edge, later in pairwise(graph.edges)):
+        raise GraphError(f"graph {graph.id}: edges must stand in order of knowable_at; sort them, or use make_graph")
 
 
 # ---- Files: one graph a line, as JSON.

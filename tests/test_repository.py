@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ import pytest
 import setuptools
 import typer.main
 
+from data_pipeline.builders import BUILDERS
+from data_pipeline.filters import FilterSettings
+from data_pipeline.queries.kinds import KINDS
 from whilst import __version__
 from whilst.attention import BACKENDS, check_backend
 from whilst.cli import PACKAGES, STAGES, app, load_for
@@ -25,7 +29,10 @@ from whilst.visibility import RULES
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.name != FRAGMENT)
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/concepts.md", "recipes/tiny/README.md")]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/concepts.md", "docs/DATA.md")),
+    *sorted((ROOT / "recipes").glob("*/README.md")),
+]
 STAGE_PACKAGES = ("data_pipeline", "train", "evaluation")
 COMMANDS = {command for command in typer.main.get_command(app).commands}  # type: ignore[attr-defined]
 
@@ -159,6 +166,12 @@ def test_the_readme_lists_every_command() -> None:
     assert {command for command in re.findall(r"^\| `whilst ([a-z]+)", text, re.MULTILINE)} == COMMANDS
 
 
+def test_the_page_of_data_names_every_builder_kind_and_filter() -> None:
+    text = (ROOT / "docs" / "DATA.md").read_text(encoding="utf-8")
+    for name in (*BUILDERS, *KINDS, *(one.name for one in fields(FilterSettings))):
+        assert re.search(rf"\b{name}\b", text), name
+
+
 def test_concepts_names_every_rule_scheme_and_layout() -> None:
     text = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
     tables = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
@@ -239,11 +252,12 @@ DEMO_ARMS = {
 
 def test_the_recipes_of_the_demo_meet_in_files() -> None:
     folder = ROOT / "recipes" / "tiny"
-    world, model, final = (
-        load_for(stage_of(folder / name), folder / name) for name in ("world.yaml", "model.yaml", "eval.yaml")
-    )
-    assert model.words_from == f"{world.output}/words.txt"
-    assert final.samples == f"{world.output}/test.jsonl" and world.counts["test"] > 0
+    names = ("world.yaml", "samples.yaml", "model.yaml", "eval.yaml")
+    world, samples, model, final = (load_for(stage_of(folder / name), folder / name) for name in names)
+    given = {split: one.sources for split, one in samples.inputs.items()}
+    assert given == {split: (f"{world.output}/{split}.sources.jsonl",) for split in world.counts}
+    assert model.words_from == f"{samples.output}/words.txt"
+    assert final.samples == f"{samples.output}/data/test" and world.counts["test"] > 0
     arms = {
         path.stem: load_for("sft", path)
         for path in folder.glob("*.yaml")
@@ -251,7 +265,7 @@ def test_the_recipes_of_the_demo_meet_in_files() -> None:
     }
     assert final.arms == {name: arm.output for name, arm in arms.items()}
     assert {arm.model.path for arm in arms.values()} == {model.output}
-    assert {arm.data.train for arm in arms.values()} == {f"{world.output}/train.jsonl"}
+    assert {arm.data.train for arm in arms.values()} == {f"{samples.output}/data/train"}
     assert [wave[0].stage for wave in jobs_of(folder, Path("logs"))] == list(STAGES)
 
 

@@ -46,7 +46,8 @@ class Plan:
 class Builder:
     """A builder: its settings' dataclass (frozen), `plan` and `tell` as the module says.
 
-    `tell` returns a Sample that `whilst.sample.validate` accepts, or raises TextRejected.
+    `tell` returns a Sample that `whilst.sample.validate` accepts, or raises TextRejected. Told from a source of which
+    something was cut away, a query may stay without an answer.
     """
 
     settings: type[Any]

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -71,6 +72,16 @@ def start(folder: Path, recipe: str, *overrides: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+def workers(pid: int) -> list[int]:
+    """The worker processes of a process; not the one that only tracks its resources."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
 
 
 def fingerprints(folder: Path, *without: str) -> dict[str, str]:

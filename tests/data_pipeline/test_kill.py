@@ -13,7 +13,7 @@ from subprocess import Popen
 
 import pytest
 
-from tests.data_pipeline.runs import fingerprints, start, write_recipe, write_world
+from tests.data_pipeline.runs import fingerprints, start, workers, write_recipe, write_world
 
 KILLS = 20
 CHANGES: dict[str, object] = {
@@ -49,12 +49,6 @@ def kill(process: Popen[str], victim: str) -> None:
         os.kill(found[-1], signal.SIGKILL)
     else:
         process.kill()
-
-
-def workers(pid: int) -> list[int]:
-    """The worker processes of a process; not the one that only tracks its resources."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def reached(folder: Path) -> str:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from data_pipeline.source import Rejected, Source, SynthError, scan_sources, wri
 from data_pipeline.synth import report_table, run, show
 from data_pipeline.text.endpoint import EndpointError
 from tests.data_pipeline.faulty_server import FaultyServer
-from tests.data_pipeline.runs import PROGRAM, ROOT, fingerprints, small, start, write_recipe, write_world
+from tests.data_pipeline.runs import PROGRAM, ROOT, fingerprints, small, start, workers, write_recipe, write_world
 from tests.data_pipeline.worlds import world_sources
 from whilst.foreign import read_tww, read_vst
 from whilst.recipe import RecipeError, load_recipe, save_resolved
@@ -283,18 +284,29 @@ def test_a_killed_worker_is_an_error_that_says_what_to_do(tmp_path: Path) -> Non
     write_recipe(tmp_path, 40, workers=2)
     process = start(tmp_path, "recipe.yaml")
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    killed = False
-    while process.poll() is None and not killed:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        for child in children:
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                os.kill(int(child), signal.SIGKILL)
-                killed = True
-                break
+    while not (found := workers(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(found[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=120)
-    assert killed and process.returncode != 0 and "a worker process was killed" in errors
+    assert process.returncode != 0 and "a worker process was killed" in errors
     run(load_recipe(tmp_path / "recipe.yaml", SynthRecipe))
     assert len(read_samples(tmp_path / "run" / "data" / "train")) == 40
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    write_recipe(tmp_path, 40, workers=2)
+    process = start(tmp_path, "recipe.yaml")
+    while not (found := workers(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()  # it alone; its workers are in the same group, but get no signal
+    process.communicate(timeout=120)  # until the last of them has let go of the pipes
+    assert not [pid for pid in found if Path(f"/proc/{pid}").exists() and _state(pid) != "Z"]
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 # ---- Inputs other than files of sources.
