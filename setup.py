@@ -46,6 +46,7 @@ REQUIREMENTS = {
     "transformers": "transformers==5.17.0",  # the newest that trl 1.16.0 and vllm 0.31.0 both take
     "trl": "trl==1.16.0",
     "typer": "typer==0.29.2",
+    "types-jsonschema": "types-jsonschema==4.26.0.20261006",
     "types-pyyaml": "types-PyYAML==6.0.12.20261113",
     "vllm": "vllm==0.31.0",
     "wandb": "wandb==0.30.0",
@@ -88,7 +89,7 @@ EXTRAS = {
     "vllm": required("vllm"),
     "synth": required("datatrove"),  # its executors alone; the local runner needs nothing
     "eval": [],  # nothing yet beyond the core
-    "dev": required("datatrove", "mypy", "pytest", "pytest-xdist", "ruff", "types-pyyaml"),
+    "dev": required("datatrove", "mypy", "pytest", "pytest-xdist", "ruff", "types-jsonschema", "types-pyyaml"),
 }
 
 
