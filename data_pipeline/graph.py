@@ -10,6 +10,7 @@ a video (thoughts, questions, answers) is read off its graph, and a text at time
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -101,18 +102,10 @@ class Graph:
 
         An edge that goes on is cut at `time`, and so is the last sight of a node: that they go on is not known yet.
         """
-        edges = tuple(e if e.end <= time else replace(e, end=time) for e in self.edges if e.knowable_at <= time)
+        count = bisect_right(self.edges, time, key=lambda edge: edge.knowable_at)
+        edges = tuple(e if e.end <= time else replace(e, end=time) for e in self.edges[:count])
         seen = _sights(edges)
-        nodes = tuple(
-            replace(
-                node,
-                first_seen=seen[node.id][0],
-                last_seen=seen[node.id][1],
-                aliases=tuple(alias for alias in node.aliases if alias[1] <= time),
-            )
-            for node in self.nodes
-            if node.id in seen
-        )
+        nodes = tuple(_seen(node, *seen[node.id], time) for node in self.nodes if node.id in seen)
         return replace(self, nodes=nodes, edges=edges)
 
     def networkx(self) -> networkx.MultiDiGraph[str]:
@@ -133,6 +126,14 @@ def _sights(edges: Iterable[Edge]) -> dict[str, tuple[float, float]]:
             first, last = seen.get(node, (edge.start, edge.end))
             seen[node] = (min(first, edge.start), max(last, edge.end))
     return seen
+
+
+def _seen(node: Node, first: float, last: float, time: float) -> Node:
+    """The node as of `time`, with these sights."""
+    if node.first_seen == first and node.last_seen == last and all(known <= time for _, known in node.aliases):
+        return node
+    aliases = tuple(alias for alias in node.aliases if alias[1] <= time)
+    return replace(node, first_seen=first, last_seen=last, aliases=aliases)
 
 
 def make_graph(
@@ -201,7 +202,14 @@ def validate_graph(graph: Graph) -> None:
 
 def to_record(graph: Graph) -> dict[str, Any]:
     """The graph as a JSON object."""
-    return {"schema": SCHEMA} | asdict(replace(graph, meta=dict(graph.meta)))
+    return {
+        "schema": SCHEMA,
+        "id": graph.id,
+        "duration": graph.duration,
+        "nodes": [dict(vars(node)) for node in graph.nodes],
+        "edges": [dict(vars(edge)) for edge in graph.edges],
+        "meta": dict(graph.meta),
+    }
 
 
 def from_record(record: object, where: str = "") -> Graph:

@@ -11,7 +11,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +130,14 @@ def draw(*key: str | int | float) -> random.Random:
 
 def to_record(source: Source) -> dict[str, Any]:
     """The source as a JSON object; video paths stay as they are."""
-    plain = {name: value for name, value in asdict(replace(source, meta=dict(source.meta))).items() if name != "graph"}
-    return {"schema": SCHEMA} | plain | {"graph": graph_record(source.graph)}
+    parts = {
+        "video": dict(vars(source.video)),
+        "graph": graph_record(source.graph),
+        "segments": [dict(vars(segment)) for segment in source.segments],
+        "exchanges": [dict(vars(exchange)) for exchange in source.exchanges],
+        "meta": dict(source.meta),
+    }
+    return {"schema": SCHEMA} | vars(source) | parts
 
 
 def from_record(record: object, where: str = "") -> Source:

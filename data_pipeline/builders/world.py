@@ -21,7 +21,7 @@ from whilst.sample import Sample
 
 KINDS = ("backward", "present", "order", "forward", "unanswerable")
 SUBKINDS = ("which_in", "which_out", "count", "star", "before", "first", "tell_when", "unknown_in", "unknown_out")
-SHOWN = ("in", "out", "touch", "hide", "change", "move")  # what thoughts tell of; the star is left to the current frames
+SHOWN = ("in", "out", "touch", "hide", "change", "move")  # what thoughts tell of: all but the star
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from data_pipeline.annotations import READERS, to_source
-from data_pipeline.annotations.convert import UnknownDuration
+from data_pipeline.annotations.convert import UnknownDuration, read_durations
 from data_pipeline.engine.tally import Tally
 from data_pipeline.extract.settings import ExtractSettings
 from data_pipeline.source import Rejected, Source, SynthError, scan_sources, to_record
@@ -32,6 +32,7 @@ class AnnotationInput:
 
     The other fields are those of `annotations.convert`: where the `videos` lie, the length of a segment (seconds), the
     part of a span that must have passed before its text can be known, and what is done about times outside the video.
+    `durations` is a JSON file of seconds by video id, for annotations that do not give them.
     """
 
     reader: str
@@ -41,6 +42,7 @@ class AnnotationInput:
     span_clue: float = 1.0
     tolerance: float = 0.5
     unknown_duration: UnknownDuration = "reject"
+    durations: str | None = None
 
     def __post_init__(self) -> None:
         if self.reader not in READERS:
@@ -104,7 +106,9 @@ def stamps(given: Input) -> list[tuple[str, int, int]]:
     if given.extract is not None:
         paths = _videos(given.extract)
     else:
-        paths = [*(given.sources or ()), *(given.annotations.paths if given.annotations else ())]
+        told = given.annotations
+        paths = [*(given.sources or ()), *(told.paths if told else ())]
+        paths += [told.durations] if told and told.durations else []
     files: list[str] = []
     for path in paths:
         if os.path.isdir(path):
@@ -137,7 +141,6 @@ def extracted(given: Input, shard: int, endpoint: Endpoint) -> Found:
     """The sources of the videos that fall to `shard`.
 
     Raises:
-        VideoError: a video that cannot be read.
         EndpointError: the server keeps failing. What it has answered is cached, so it is not asked again on resume.
     """
     from data_pipeline.extract.road import extract_source, similar_of  # here, to keep PyAV out of the other jobs
@@ -205,7 +208,8 @@ def _from_files(paths: Iterable[str]) -> Found:
 
 
 def _from_annotations(given: AnnotationInput) -> Found:
-    settings = {name: value for name, value in asdict(given).items() if name not in ("reader", "paths")}
+    settings = asdict(given) | {"durations": read_durations(given.durations) if given.durations else None}
+    del settings["reader"], settings["paths"]
     for annotated in READERS[given.reader](*given.paths):
         yield annotated if isinstance(annotated, Rejected) else to_source(annotated, **settings)
 
