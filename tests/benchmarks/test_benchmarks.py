@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import masks, sft_step, split_onepass
+from benchmarks import masks, sft_step, split_onepass, synth
 from benchmarks._measure import last_line, paired_ratio, table, take_turns
 from benchmarks._streams import clips, stream
 from whilst.visibility import Rule, Tokens, dense_mask
@@ -16,6 +16,7 @@ from whilst.visibility import Rule, Tokens, dense_mask
 CORES: dict[str, Callable[[], str]] = {
     "masks": partial(masks.main, ((1, 1, 1, True), (2, 1, 4, False))),
     "sft_step": partial(sft_step.main, ("qwen3_vl",), (sft_step.Shape("batch", (1, 2)),), 1),
+    "synth": partial(synth.main, (20, 40), 1, 10),
     "split_onepass": partial(split_onepass.main, ((2, 1), (3, 1))),
 }
 
