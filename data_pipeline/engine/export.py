@@ -36,7 +36,9 @@ def export_shard(
     target.mkdir(parents=True, exist_ok=True)
     folder = target / stem if export.layout == "tww" else target
     counted, rejected, said = Yield(), [], []
-    with TemporaryDirectory(dir=target, prefix=".") as scratch:
+    for stale in target.glob(f".{stem}.*.scratch"):  # what an earlier, killed attempt left
+        shutil.rmtree(stale)
+    with TemporaryDirectory(dir=target, prefix=f".{stem}.", suffix=".scratch") as scratch:
         for number, sample in enumerate(samples):
             counted.taken += 1
             plain = _plain(sample, export, data, folder)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from data_pipeline.builders import BUILDERS
 from data_pipeline.builders.script import Plan
 from data_pipeline.engine import build as building
 from data_pipeline.engine.jobs import Job, perform, phases
-from data_pipeline.engine.recipe import Slurm, SynthRecipe
+from data_pipeline.engine.recipe import SynthRecipe
 from data_pipeline.engine.tools import Tools
 from data_pipeline.source import Rejected, Source, SynthError, scan_sources, write_sources
 from data_pipeline.synth import report_table, run, show
@@ -31,7 +31,6 @@ from data_pipeline.text.endpoint import EndpointError
 from tests.data_pipeline.faulty_server import FaultyServer
 from tests.data_pipeline.runs import PROGRAM, ROOT, fingerprints, small, start, workers, write_recipe, write_world
 from tests.data_pipeline.worlds import world_sources
-from whilst.foreign import read_tww, read_vst
 from whilst.recipe import RecipeError, load_recipe, save_resolved
 from whilst.sample import Answer, Query, Thought, Video, read_samples
 
@@ -508,73 +507,3 @@ def test_every_builder_has_its_settings_in_the_recipe(tmp_path: Path) -> None:
     for name, builder in BUILDERS.items():
         chosen = small(tmp_path, builder={name: {}}).builder
         assert (chosen.name, chosen.builder) == (name, builder) and type(chosen.settings) is builder.settings
-
-
-# ---- Exports.
-
-
-def test_samples_are_exported_and_what_cannot_be_said_is_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    report = run(small(tmp_path, exports=[{"layout": "vst"}, {"layout": "tww"}, {"layout": "text_stream"}]))
-    samples = {sample.id: sample for sample in read_samples(tmp_path / "run" / "data" / "train")}
-    lines = [json.loads(line) for line in (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()]
-    for layout in ("vst", "tww", "text_stream"):
-        counted = report["exports"][layout]
-        assert counted["in"] == 12 and counted["out"] + sum(counted["rejected"].values()) == 12 and counted["out"]
-        assert sum(line["reason"].startswith(layout) for line in lines) == 12 - counted["out"]
-    exports = tmp_path / "run" / "exports"
-    said = [s for shard in sorted((exports / "vst").glob("train-0000?-of-00003.jsonl")) for s in read_vst(shard)]
-    assert len(said) == report["exports"]["vst"]["out"]
-    for sample in said:
-        mine = samples[sample.id]
-        assert [q.text for q in sample.queries()] == [q.text for q in mine.queries()]
-        assert os.path.normpath(exports / "vst" / sample.video.path) == mine.video.path
-    told = [s for k in range(3) for s in read_tww(exports / "tww" / f"train-{k:05d}-of-00003")]
-    assert len(told) == report["exports"]["tww"]["out"]
-    assert not [event for sample in told for event in sample.events if isinstance(event, Thought)]
-
-
-# ---- Slurm: built, not submitted.
-
-
-def test_slurm_jobs_wait_for_those_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("datatrove", reason="datatrove is not installed")
-    from data_pipeline.engine import cluster
-
-    recipe = small(
-        tmp_path, executor={"partition": "main", "time": "01:00:00", "environment": "source env.sh"}, workers=2
-    )
-    assert isinstance(recipe.executor, Slurm)
-    submitted: list[tuple[str, tuple[str, ...]]] = []
-
-    def submit(script: str, retrieve: Callable[[str], str], *arguments: str) -> str:
-        submitted.append((script, arguments))
-        return str(100 + len(submitted))
-
-    monkeypatch.setattr("datatrove.executor.slurm.launch_slurm_job", submit)
-    report = run(recipe)
-    jobs = [(script, arguments) for script, arguments in submitted if "launch_pickled_pipeline" in script]
-    assert [script.split("--job-name=small-")[1].split()[0] for script, _ in jobs] == ["gather", "publish", "finish"]
-    assert "--array=0-2%2" in jobs[1][0] and "source env.sh" in jobs[1][0] and "--partition=main" in jobs[1][0]
-    numbers = [str(101 + submitted.index(job)) for job in jobs]
-    assert f"--dependency=afterok:{numbers[0]}" in jobs[1][1] and f"--dependency=afterok:{numbers[1]}" in jobs[2][1]
-    assert report == {"submitted": numbers[2]}
-    # What a task does, done here in turn: the pickled step of each phase, by rank.
-    import dill
-
-    for number, phase in enumerate(phases(recipe)):
-        with open(tmp_path / "run" / "logs" / f"{number}-{phase[0].step}" / "executor.pik", "rb") as file:
-            executor = dill.load(file)
-        for rank in range(len(phase)):
-            list(executor.pipeline[0].run(None, rank, len(phase)))
-    assert run(recipe)["all"]["samples"]["out"] == 12
-    assert cluster.Perform(recipe, [Job("finish")]).jobs == [Job("finish")]
-
-
-def test_a_step_of_another_number_of_tasks_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("datatrove", reason="datatrove is not installed")
-    from data_pipeline.engine.cluster import Perform
-
-    with pytest.raises(ValueError, match="2 tasks for 1 jobs"):
-        list(Perform(small(tmp_path), [Job("finish")]).run(None, 0, 2))
