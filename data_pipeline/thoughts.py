@@ -6,18 +6,15 @@ nothing changes, and grounded: no entity or relation that was not known by the s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import TypeAlias
 
 from data_pipeline.graph import Edge, Graph
 from data_pipeline.source import Source
 from data_pipeline.text.task import Task, Write
-from whilst.sample import Sample, Segment
+from whilst.sample import Segment
 
 STRUCTURE = frozenset({"then", "part_of"})  # how annotations hang together: nobody sees that happen
-_WORD = re.compile(r"[^\W_]+")
 RECENT = 8  # clauses from before that a writer gets to know
 
 
@@ -106,56 +103,7 @@ def _is_news(edge: Edge, states: Mapping[_Held, Sequence[Edge]]) -> bool:
     )
 
 
-# ---- Checks: is a text grounded, and is a chain of evidence covered by thoughts?
-
-
-def ungrounded(text: str, known: Graph, all: Graph) -> list[str]:
-    """What `text` tells of `all` that is not in `known`: names and aliases of entities, and clauses of edges.
-
-    Whole words count, in any case. A name that is part of a longer name or clause which is known does not count where
-    it stands inside it ("box" in a known "box lid").
-    """
-    words = _plain(text)
-    fine = _phrases(known)
-    missing = [phrase for phrase in _phrases(all) if phrase not in fine and _occurs(phrase, words)]
-    return sorted(phrase for phrase in missing if _occurs(phrase, _without_longer(phrase, fine, words)))
-
-
-def _without_longer(phrase: str, fine: Iterable[str], words: str) -> str:
-    """The words without the known phrases that have `phrase` as a part."""
-    for longer in fine:
-        if _occurs(phrase, f" {longer} "):
-            while _occurs(longer, words):  # two in a row share the blank between them
-                words = words.replace(f" {longer} ", " | ")
-    return words
-
-
-@lru_cache(maxsize=65536)
-def _plain(text: str) -> str:
-    """Words alone, in lower case, one blank around each."""
-    return " " + " ".join(_WORD.findall(text.casefold())) + " "
-
-
-def _occurs(phrase: str, words: str) -> bool:
-    return f" {phrase} " in words
-
-
-def _phrases(graph: Graph) -> frozenset[str]:
-    names = [node.name for node in graph.nodes] + [alias for node in graph.nodes for alias, _ in node.aliases]
-    texts = [edge.text for edge in graph.edges]
-    return frozenset(phrase for phrase in (_plain(text).strip() for text in names + texts) if phrase)
-
-
-def coverage(chain: Iterable[Edge], sample: Sample) -> float:
-    """How much of a chain's evidence the thoughts of a sample tell of without a gap: 0 to 1, see `covered`.
-
-    Raises:
-        ValueError: as `covered`, or a sample whose meta has no `thought_edges`.
-    """
-    rows = sample.meta.get("thought_edges")
-    if not isinstance(rows, (list, tuple)):
-        raise ValueError(f"sample {sample.id}: meta.thought_edges: missing; build it with data_pipeline.builders")
-    return covered(chain, {str(edge) for row in rows if isinstance(row, (list, tuple)) for edge in row})
+# ---- Is a chain of evidence covered by thoughts?
 
 
 def covered(chain: Iterable[Edge], told: Collection[str]) -> float:

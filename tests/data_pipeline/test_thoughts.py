@@ -5,15 +5,15 @@ from itertools import pairwise
 
 import pytest
 
-from data_pipeline.graph import Edge, make_graph
+from data_pipeline.graph import Edge
 from data_pipeline.source import SynthError, draw
 from data_pipeline.text.task import Task
 from data_pipeline.text.templates import templates
 from data_pipeline.text.templates.thought import says_nothing
-from data_pipeline.thoughts import coverage, covered, news, thought, thoughts, ungrounded
+from data_pipeline.thoughts import covered, news, thought, thoughts
 from tests.data_pipeline.small_sources import states_source, steps_source
 from tests.data_pipeline.worlds import world_sources
-from whilst.sample import JSON, Sample, Segment, Video
+from whilst.sample import JSON, Segment
 
 WRITE = templates(0)
 
@@ -84,50 +84,18 @@ def test_a_gap_between_segments_is_told_of_by_the_next_one() -> None:
     assert set(written(source, some)[1][1]) == {"d1", "d2"}
 
 
-# ---- Checks of texts.
-
-
-def test_ungrounded_names_entities_and_clauses_that_are_not_known_yet() -> None:
-    nodes = [
-        ("b", "container", "box"),
-        ("l", "object", "box lid"),
-        ("r", "object", "red circle"),
-        ("d", "animal", "dog"),
-    ]
-    edges = [
-        Edge("0", "r", "in", "b", 0.0, 1.0, "span", 1.0, "the red circle goes into the box"),
-        Edge("1", "l", "out", "r", 2.0, 3.0, "span", 3.0, "the box lid covers the red circle"),
-        Edge("2", "d", "out", "b", 4.0, 5.0, "span", 5.0, "the dog comes out of the box"),
-    ]
-    graph = make_graph("g", 6.0, nodes, edges, aliases={"r": (("ball", 3.0),)})
-    known = graph.as_of(1.0)
-    assert ungrounded("Now the Red Circle goes into the box.", known, graph) == []
-    assert ungrounded("A dog!", known, graph) == ["dog"]
-    assert ungrounded("The box lid.", known, graph) == ["box lid"]
-    assert ungrounded("The ball is in the box.", known, graph) == ["ball"]
-    assert ungrounded("The ball is in the box.", graph.as_of(3.0), graph) == []
-    assert ungrounded("Dogs and boxes, endogenous.", known, graph) == []
-    assert "the dog comes out of the box" in ungrounded("The dog comes out of the box.", known, graph)
-    # A name inside a longer one that is known is no claim of its own.
-    small = make_graph("h", 6.0, [*nodes, ("x", "object", "lid")], [*edges, replace(edges[2], id="3", head="x")])
-    assert "lid" not in ungrounded("The box lid covers the red circle.", small.as_of(3.0), small)
-
-
-def sample_with(rows: JSON) -> Sample:
-    return Sample("a", Video("a.mp4"), (), meta={"thought_edges": rows})
+# ---- Is a chain covered by thoughts?
 
 
 def test_coverage_is_the_longest_run_of_a_chain_that_was_told() -> None:
     chain = [Edge(str(i), "a", "does", "b", i, i, "point", i, "it") for i in range(4)]
-    assert coverage(chain, sample_with([["0"], ["1", "2"], ["3"]])) == 1.0
-    assert coverage(chain, sample_with([["0"], [], ["2", "3"]])) == 0.5
-    assert coverage(chain, sample_with([])) == 0.0
+    assert covered(chain, {"0", "1", "2", "3"}) == 1.0
+    assert covered(chain, {"0", "2", "3"}) == 0.5
+    assert covered(chain, set()) == 0.0
     between = replace(chain[1], id="t", relation="then")
     assert covered([chain[0], between, chain[1]], {"0", "1"}) == 1.0
     with pytest.raises(ValueError, match="no coverage"):
         covered([between], {"t"})
-    with pytest.raises(ValueError, match=r"meta\.thought_edges: missing"):
-        coverage(chain, Sample("a", Video("a.mp4"), ()))
 
 
 # ---- The templates.
