@@ -17,7 +17,11 @@ ROOT = Path(__file__).parents[1]
 KINDS = {"backward", "present", "order", "forward", "unanswerable"}
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.name != FRAGMENT)
 ARMS = [path for path in RECIPES if stage_of(path) == "sft"]
-SYNTHS = [path for path in RECIPES if stage_of(path) == "synth" and path.parent.name not in ("tiny", "layouts")]
+SYNTHS = [
+    path for path in RECIPES if stage_of(path) == "synth" and path.parent.name not in ("tiny", "layouts", "annotations")
+]
+ANNOTATED = [path for path in RECIPES if path.parent.name == "annotations"]
+REAL_FILES = ROOT.parent / "shared" / "data"
 TINY = ROOT / "recipes" / "tiny"
 ONE_STEP = ("optim.steps=1", "optim.warmup_steps=0", "optim.batch_size=2", "data.limit=4", "log_steps=1")
 
@@ -92,6 +96,21 @@ def test_a_synth_recipe_makes_samples(path: Path, busy: Path, tmp_path: Path) ->
         assert len(samples) == tally["samples"]["out"] >= 4, tally
     for counted in report["exports"].values():
         assert counted["out"] >= 4, counted
+
+
+@pytest.mark.skipif(not REAL_FILES.is_dir(), reason="the annotation files are not beside the repository")
+@pytest.mark.parametrize("path", ANNOTATED, ids=recipe_id)
+def test_a_recipe_of_real_annotations_makes_samples(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(REAL_FILES)
+    limits = [f"inputs.{split}.limit=12" for split in load_for("synth", path).inputs]
+    recipe = load_for("synth", path, ("output=out", "workers=1", *limits))
+    report = stage_module("synth").run(recipe)
+    made = [sample for split in recipe.inputs for sample in read_samples(tmp_path / "out" / "data" / split)]
+    assert len(made) == report["all"]["samples"]["out"] >= 3
+    assert {sample.meta["dataset"] for sample in made}
 
 
 @pytest.mark.parametrize("path", ARMS, ids=recipe_id)
