@@ -67,9 +67,9 @@ def plan(source: Source, settings: LiveDialogueSettings, write: Write, seed: int
     duration = source.graph.duration
     edges = [edge for edge in source.graph.edges if _is_step(edge, settings)]
     if not settings.shortest <= duration <= settings.longest:
-        return _nothing(planned, source, settings, "video too short or too long", f"{duration} s")
+        return _nothing(planned, source, "video too short or too long", f"{duration} s")
     if not edges:
-        return _nothing(planned, source, settings, "no steps")
+        return _nothing(planned, source, "no steps")
     span = min(edge.start for edge in edges), max(edge.end for edge in edges)
     for n in range(settings.dialogues):
         script = _script(source, settings, write, seed, n, span, planned)
@@ -82,7 +82,7 @@ def plan(source: Source, settings: LiveDialogueSettings, write: Write, seed: int
     return planned
 
 
-def _nothing(planned: Plan, source: Source, settings: LiveDialogueSettings, reason: str, detail: str = "") -> Plan:
+def _nothing(planned: Plan, source: Source, reason: str, detail: str = "") -> Plan:
     planned.rejected.append(Rejected(source.id, reason, detail))
     return planned
 
