@@ -13,7 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from train.rows import Item, Rejected, load_items
-from train.sft import ModelSettings, SFTRecipe
+from train.sft import SFTRecipe
+from train.stage import ModelSettings
 from whilst.attention import BACKENDS, check_backend
 from whilst.backbones import FAMILIES
 from whilst.backbones.base import Backbone, add_lora, freeze_vision, load_spec

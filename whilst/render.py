@@ -16,7 +16,7 @@ both, so metadata and positions agree by construction and only visibility and ca
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -25,6 +25,7 @@ import numpy as np
 
 from whilst.backbones.base import VIDEO_PAD, VISION_END, VISION_START, ClipShape, VisionSpec
 from whilst.chunks import Chunk, Numbering, Role, TurnFormat
+from whilst.episode import Turn
 from whilst.memory import TextMemory
 from whilst.positions import Grid, Interleaved, Piece, make_scheme, place
 from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought
@@ -205,11 +206,17 @@ class Renderer:
         chunk = self._chunk([(self.spoken(text, where), role), (self.config.format.closing, role)])
         return Chunk(chunk.ids, chunk.roles, np.ones(len(chunk), bool), chunk.visual, chunk.visual_end, chunk.pieces)
 
-    def tokens(self, ids: Sequence[int], role: Role) -> Chunk:
-        """Sampled tokens as a chunk."""
+    def tokens(self, ids: Sequence[int], role: Role, learned: int = 0) -> Chunk:
+        """Sampled tokens as a chunk; the first `learned` of them carry the loss."""
         n = len(ids)
         zeros = np.zeros(n, np.int32)
-        return Chunk(np.array(ids, np.int64), np.full(n, role, np.int8), np.zeros(n, bool), zeros, zeros - 1, (n,))
+        return Chunk(np.array(ids, np.int64), np.full(n, role, np.int8), np.arange(n) < learned, zeros, zeros - 1, (n,))
+
+    def sampled(self, turn: Turn, role: Role, *, closed: bool) -> Chunk:
+        """A sampled turn: its own ids, never its text encoded again. closed: the stream goes on behind it, so that a
+        turn which was cut off gets the boundary token as well, without loss: it was not sampled."""
+        ending = [self.boundary] if turn.finished or closed else []
+        return self.tokens([*turn.ids, *ending], role, learned=turn.tokens)
 
     def memory_open(self) -> Chunk:
         return self.text(self.config.format.memory_open, Role.MEMORY)
@@ -227,8 +234,11 @@ class Renderer:
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
-    def rows(self, sample: Sample, clips: Sequence[ClipShape]) -> list[TokenRow]:
+    def rows(self, sample: Sample, clips: Sequence[ClipShape], turns: Sequence[Turn] | None = None) -> list[TokenRow]:
         """The rows of a sample, whose i-th segment shows clips[i].
+
+        turns: the sampled turns behind its thoughts, answers and silences, one each, in order (an episode's): their
+        token ids are written, and carry the loss, in place of the encoded texts.
 
         Raises RenderError when the counts differ, when a row is longer than max_tokens, or when a text holds special
         tokens.
@@ -238,12 +248,15 @@ class Renderer:
             raise RenderError(
                 f"sample {sample.id}: {len(segments)} segments but {len(clips)} clips: they must be equal"
             )
+        said = _Said(self, turns)
         if self.config.layout == "recurrent":
-            rows = self._recurrent(sample, clips)
+            rows = self._recurrent(sample, clips, said)
         elif self.config.layout == "recurrent_packed":
-            rows = self._recurrent_packed(sample, clips)
+            rows = self._recurrent_packed(sample, clips, said)
         else:
-            rows = [self._stream(sample, clips)]
+            rows = [self._stream(sample, clips, said)]
+        if said.left:
+            raise RenderError(f"sample {sample.id}: {said.left} more sampled turns than thoughts, answers and silences")
         limit = self.config.max_tokens
         for row in rows:
             if limit is not None and len(row) > limit:
@@ -268,7 +281,7 @@ class Renderer:
     def scheme(self, received_end: int | None = None) -> Interleaved:
         return make_scheme(self.config.scheme, received_end, **self.config.scheme_params)
 
-    def _stream(self, sample: Sample, clips: Sequence[ClipShape]) -> TokenRow:
+    def _stream(self, sample: Sample, clips: Sequence[ClipShape], said: _Said) -> TokenRow:
         """interleaved and split: one growing stream; a branch is a query turn that later tokens do not see."""
         config = self.config
         split = config.layout == "split"
@@ -295,7 +308,7 @@ class Renderer:
         def generate(text: str, role: Role, where: str, branch: int) -> None:
             nonlocal spoke
             writer.write(lead(self.prefix()), GENERATED, branch=branch)
-            writer.write(self.generated(text, role, where), GENERATED, branch=branch)
+            writer.write(said.next(text, role, where, closed=not branch), GENERATED, branch=branch)
             spoke = True
 
         for i, event in enumerate(sample.events):
@@ -351,7 +364,7 @@ class Renderer:
     def memory(self) -> TextMemory:
         return TextMemory(self.config.memory_tokens)
 
-    def _recurrent_packed(self, sample: Sample, clips: Sequence[ClipShape]) -> list[TokenRow]:
+    def _recurrent_packed(self, sample: Sample, clips: Sequence[ClipShape], said: _Said) -> list[TokenRow]:
         """Each thought is written twice: generated (loss, sees its segment) and as a memory copy (text alone)."""
         segments = [event for event in sample.events if isinstance(event, Segment)]
         memory = self.memory()
@@ -372,7 +385,7 @@ class Renderer:
             shape, segment = (clips[now], segments[now]) if now >= 0 else (None, None)
             numbering.now = now
             writer.write(self.turn_prompt(shape, segment, query), RECEIVED, segment=now, clip=now, turn=turn)
-            writer.write(self.generated(text, role, where), GENERATED, turn=turn)
+            writer.write(said.next(text, role, where), GENERATED, turn=turn)
             numbering.reset(mark)
             turn += 1
             if role == Role.THOUGHT and text:
@@ -388,7 +401,7 @@ class Renderer:
             rows.append(self._finish(sample, clips, writer))
         return rows
 
-    def _recurrent(self, sample: Sample, clips: Sequence[ClipShape]) -> list[TokenRow]:
+    def _recurrent(self, sample: Sample, clips: Sequence[ClipShape], said: _Said) -> list[TokenRow]:
         """One row a turn: the prompt that inference sees."""
         segments = [event for event in sample.events if isinstance(event, Segment)]
         memory = self.memory()
@@ -401,7 +414,7 @@ class Renderer:
             writer.write(Chunk.join(self.system(), self.memory_open(), *memory.entries), RECEIVED)
             writer.numbering.now = now
             writer.write(self.turn_prompt(shape, segment, query), RECEIVED, segment=now, clip=now)
-            writer.write(self.generated(text, role, where), GENERATED)
+            writer.write(said.next(text, role, where), GENERATED)
             rows.append(self._finish(sample, clips, writer))
             if role == Role.THOUGHT and text:
                 if segment is None:
@@ -446,6 +459,27 @@ class Renderer:
             clips=tuple(used),
             grids=tuple(clips[c].grid for c in used),
         )
+
+
+class _Said:
+    """The generated texts of a sample as chunks, one after the other: encoded, or as they were sampled."""
+
+    def __init__(self, renderer: Renderer, turns: Sequence[Turn] | None) -> None:
+        self.renderer = renderer
+        self.turns: Iterator[Turn] | None = None if turns is None else iter(turns)
+
+    def next(self, text: str, role: Role, where: str, *, closed: bool = False) -> Chunk:
+        if self.turns is None:
+            return self.renderer.generated(text, role, where)
+        turn = next(self.turns, None)
+        if turn is None or turn.text != text:
+            raise RenderError(f"{where}: says {text!r}, but the sampled turn is {turn.text if turn else None!r}")
+        return self.renderer.sampled(turn, role, closed=closed)
+
+    @property
+    def left(self) -> int:
+        """Sampled turns that no event took."""
+        return 0 if self.turns is None else sum(1 for _ in self.turns)
 
 
 def _next_unit(meta: Mapping[str, np.ndarray]) -> np.ndarray:

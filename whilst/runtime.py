@@ -56,7 +56,8 @@ Sampler = Callable[[torch.Tensor, Sequence[bool]], Sequence[int]]
 
 def greedy(scores: torch.Tensor, active: Sequence[bool]) -> Sequence[int]:
     """The most likely token of each row."""
-    return [int(token) for token in scores.argmax(-1)]
+    tokens: list[int] = scores.argmax(-1).tolist()
+    return tokens
 
 
 def forced(texts: Sequence[Sequence[int] | None], boundary: int) -> Sampler:
@@ -187,19 +188,13 @@ class StreamBatch:
         rows = [query is not None for query in queries]
         config = self.renderer.config
         if config.queries == "kept":
-            chunks: list[Chunk | None] = [None] * self.size
-            for b, query in enumerate(queries):
-                if query is not None:
-                    self.numbering[b].unit = self.turns[b]
-                    self.turns[b] += 1
-                    chunks[b] = self._lead(b, self.renderer.received(None, None, query), RECEIVED)
-            self._feed(chunks, RECEIVED)
+            self.hear(queries)
             return self._generate(rows, Role.ANSWER, limit)
         mark = self._leave()
         if self.recurrent:
             self._turn(rows, queries)
         else:
-            chunks = [
+            chunks: list[Chunk | None] = [
                 None if query is None else self._lead(b, self.renderer.received(None, None, query), RECEIVED)
                 for b, query in enumerate(queries)
             ]
@@ -207,6 +202,18 @@ class StreamBatch:
         answers = self._generate(rows, Role.ANSWER, limit, closed=False)
         self._return(mark)
         return answers
+
+    def hear(self, queries: Sequence[Query | None]) -> None:
+        """A query arrives on each stream that passes one and stays in it (queries: kept); `respond` replies to it."""
+        if self.renderer.config.queries != "kept":
+            raise RuntimeStateError("hear() needs queries: kept; on a branch a query is read when it is asked")
+        chunks: list[Chunk | None] = [None] * self.size
+        for b, query in enumerate(queries):
+            if query is not None:
+                self.numbering[b].unit = self.turns[b]
+                self.turns[b] += 1
+                chunks[b] = self._lead(b, self.renderer.received(None, None, query), RECEIVED)
+        self._feed(chunks, RECEIVED)
 
     def respond(self, rows: Sequence[bool], limit: int) -> list[Generated | None]:
         """A further generated turn on kept streams, e.g. to an earlier query."""
@@ -418,10 +425,10 @@ class StreamBatch:
             self.cache,
         )
         lengths = meta[-1].sum(-1)
-        logits = self.backbone.logits(hidden[torch.arange(self.size), (lengths - 1).clamp(min=0)]).float().cpu()
+        logits = self.backbone.logits(hidden[torch.arange(self.size), (lengths - 1).clamp(min=0)]).float()
         if self.logits.shape[1] == 0:
             self.logits = logits
-        self.logits = torch.where((lengths > 0)[:, None], logits, self.logits)
+        self.logits = torch.where((lengths > 0)[:, None].to(device), logits, self.logits)
 
 
 class StreamSession:

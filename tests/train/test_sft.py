@@ -17,9 +17,10 @@ import yaml
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from train import sft
+from train import sft, stage
 from train.rows import DataError
-from train.sft import DataSettings, LoraSettings, ModelSettings, OptimSettings, SFTRecipe, build_trainer, run
+from train.sft import DataSettings, SFTRecipe, build_trainer, run
+from train.stage import LoraSettings, ModelSettings, OptimSettings
 from whilst.checkpoint import load_checkpoint
 from whilst.recipe import load_recipe
 from whilst.render import RenderConfig
@@ -126,11 +127,11 @@ def test_resume_is_bitwise(recipe: SFTRecipe, tmp_path: Path) -> None:
 
 def test_torn_checkpoint_is_passed_over(recipe: SFTRecipe, capsys: pytest.CaptureFixture[str]) -> None:
     out = run(recipe)
-    assert sft.last_checkpoint(out) == out / "checkpoint-5"
-    (out / "checkpoint-5" / sft.COMPLETE).unlink()
-    assert sft.last_checkpoint(out) == out / "checkpoint-4"
+    assert stage.last_checkpoint(out) == out / "checkpoint-5"
+    (out / "checkpoint-5" / stage.COMPLETE).unlink()
+    assert stage.last_checkpoint(out) == out / "checkpoint-4"
     assert "not complete" in capsys.readouterr().err
-    assert sft.last_checkpoint(out / "nothing") is None
+    assert stage.last_checkpoint(out / "nothing") is None
 
 
 def test_accumulation_equals_one_big_batch(recipe: SFTRecipe, tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_frames_are_as_large_as_in_training(recipe: SFTRecipe) -> None:
     model = replace(recipe.model, max_pixels=16 * 16)
     out = run(replace(recipe, model=model, optim=replace(recipe.optim, steps=1)))
     assert load_checkpoint(out).backbone.spec.frame_size(32, 32) == (16, 16)
-    assert sft.prepare_model(recipe.model).spec.frame_size(32, 32) == (32, 32)
+    assert stage.prepare_model(recipe.model).spec.frame_size(32, 32) == (32, 32)
 
 
 def test_too_many_rejected_samples_is_an_error_and_few_are_listed(
@@ -279,7 +280,7 @@ def test_sigkill_and_resume_is_bitwise(recipe: SFTRecipe, tmp_path: Path) -> Non
     killed = replace(recipe, optim=replace(recipe.optim, steps=12), save_steps=1)
     command = train_command(killed, tmp_path)
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    marker = Path(killed.output, "checkpoint-2", sft.COMPLETE)
+    marker = Path(killed.output, "checkpoint-2", stage.COMPLETE)
     while not marker.exists():
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.01)
@@ -301,6 +302,6 @@ def test_wandb_runs_offline_and_goes_on_under_its_id(recipe: SFTRecipe, tmp_path
     out = Path(logged.output)
     first = (out / "wandb_run_id").read_text()
     assert len(list(out.glob(f"wandb/offline-run-*{first}"))) == 1
-    (out / "checkpoint-4" / sft.COMPLETE).unlink()
+    (out / "checkpoint-4" / stage.COMPLETE).unlink()
     subprocess.run(train_command(logged, tmp_path), cwd=ROOT, env=environment, check=True)
     assert (out / "wandb_run_id").read_text() == first

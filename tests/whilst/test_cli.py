@@ -14,7 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 from train.plan import count_parameters, plan
-from train.sft import LoraSettings, ModelSettings, SFTRecipe, prepare_model
+from train.sft import SFTRecipe
+from train.stage import LoraSettings, ModelSettings, prepare_model
 from whilst import __version__, cli, demo
 from whilst.backbones.tiny import build_tiny
 from whilst.recipe import RecipeError, load_recipe

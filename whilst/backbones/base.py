@@ -249,7 +249,8 @@ def attach(model: PreTrainedModel, family: Family) -> None:
     Batch keys: input_ids (B, L), position_ids (3, B, L), attention_mask (from build_mask), pixel_values_videos (P, C),
     video_grid_thw (n, 3) of the distinct clips, visual_mask (B, L) bool, visual_index (V,): which feature each True of
     visual_mask takes, so that a clip that stands in several turns is encoded once; kept (N,), optional: the slots of
-    the flattened (B * L) batch whose hidden states are returned, as (1, N, D).
+    the flattened (B * L) batch whose hidden states are returned, as (1, N, D). visual_features (F, D) with
+    visual_deepstack (a list of (F, D)) take the place of the pixels where a frozen tower has encoded them before.
     """
     core = model.model
     stock = core.forward
@@ -259,7 +260,10 @@ def attach(model: PreTrainedModel, family: Family) -> None:
     ) -> Any:
         if visual_index is None:
             return stock(*args, **kwargs)
-        features = family.encode(self, kwargs["pixel_values_videos"], kwargs["video_grid_thw"])
+        if "visual_features" in kwargs:
+            features = Features(kwargs["visual_features"], tuple(kwargs["visual_deepstack"]))
+        else:
+            features = family.encode(self, kwargs["pixel_values_videos"], kwargs["video_grid_thw"])
         hidden: Any = decode(
             family,
             self,
@@ -343,6 +347,25 @@ def freeze_vision(backbone: Backbone, parts: str = "tower") -> None:
         return
     for name, parameter in backbone.core.visual.named_parameters():
         parameter.requires_grad_(parts == "tower" and "merger" in name)
+
+
+BANNED = -1e9  # added to a logit: no probability in any dtype, and finite, so that p * log p stays 0
+
+
+def ban_vision_tokens(model: Any, banned: Sequence[int]) -> None:
+    """Take vision tokens out of the model's vocabulary: they get no probability, here and in the trainer alike.
+
+    The ban is a bias of the LM head that is no parameter and not saved, so sampling, the fused log-probs and a
+    reference model share one distribution. Idempotent. Raises BackboneError where the head has a bias of its own.
+    """
+    head = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_output_embeddings()
+    if head._parameters.get("bias") is not None:
+        raise BackboneError("the LM head has a trained bias; banning tokens through it would change what is saved")
+    head._parameters.pop("bias", None)
+    head._buffers.pop("bias", None)
+    bias = torch.zeros(head.out_features, dtype=head.weight.dtype, device=head.weight.device)
+    bias[list(banned)] = BANNED
+    head.register_buffer("bias", bias, persistent=False)
 
 
 def add_lora(backbone: Backbone, rank: int, alpha: int, dropout: float, targets: Sequence[str]) -> None:

@@ -1,0 +1,191 @@
+"""What training stages share: settings of model and optimiser, checkpoints that can be resumed, the final folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText, TrainerCallback
+from transformers.utils import cached_file
+
+from whilst.backbones.base import Backbone, add_lora, freeze_vision, load
+from whilst.checkpoint import CONTRACT, Contract
+from whilst.recipe import Recipe, save_resolved
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """LoRA on the language model; merged or adapter checkpoints are PEFT's."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Checkpoint (Hub id or folder) and how it is trained. Pixels are counted a frame."""
+
+    path: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: str = "whilst_sdpa"
+    freeze_vision: Literal["none", "tower", "tower+merger"] = "none"
+    lora: LoraSettings | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """AdamW. batch_size is a device's; the global batch is batch_size * accumulation * ranks."""
+
+    steps: int
+    batch_size: int = 1
+    accumulation: int = 1
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    schedule: Literal["constant", "linear", "cosine", "decay_second_half"] = "cosine"
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    deepspeed: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainRecipe(Recipe):
+    """What every training recipe says. `output` is the run's folder."""
+
+    output: str = field(kw_only=True)
+    model: ModelSettings = field(kw_only=True)
+    optim: OptimSettings = field(kw_only=True)
+    save_steps: int = field(kw_only=True, default=0)  # 0: only the final model
+    log_steps: int = field(kw_only=True, default=10)
+    report_to: tuple[str, ...] = field(kw_only=True, default=())
+
+
+COMPLETE = "complete"
+
+
+class Resumable(TrainerCallback):
+    """Marks a checkpoint when all of it is written, and keeps the W&B run of a resumed training the same."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        run = sys.modules["wandb"].run if "wandb" in sys.modules else None
+        if run is not None and state.is_world_process_zero:
+            Path(args.output_dir, "wandb_run_id").write_text(run.id)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            Path(args.output_dir, f"checkpoint-{state.global_step}", COMPLETE).touch()
+
+
+def load_strictly(trainer: Any, checkpoint: str) -> bool:
+    """Load the weights of a checkpoint into the trainer's model by exact names; False where that is the stock method's
+    task (DeepSpeed, FSDP, LoRA).
+
+    The stock method matches names as they stand in the file, and Qwen2.5-VL saves its vision tower under other names
+    than it has in memory: a resumed run would silently start from an untrained tower.
+    """
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled or isinstance(trainer.model, PeftModel):
+        return False
+    saved = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=trainer.model.dtype)
+    trainer.model.load_state_dict(saved.state_dict(), strict=True)
+    return True
+
+
+def last_checkpoint(output: str | Path) -> Path | None:
+    """The newest complete checkpoint of a run; a torn one (killed while saving) is passed over, saying so."""
+    steps = {int(p.name.split("-")[1]): p for p in Path(output).glob("checkpoint-*") if p.name.split("-")[1].isdigit()}
+    for step in sorted(steps, reverse=True):
+        if (steps[step] / COMPLETE).exists():
+            return steps[step]
+        print(f"{steps[step]}: not complete (killed while saving?), using an earlier checkpoint", file=sys.stderr)
+    return None
+
+
+def optimiser_arguments(recipe: TrainRecipe) -> dict[str, Any]:
+    """What the TRL configurations of all stages share: optimiser, schedule, precision, saving, reporting."""
+    o = recipe.optim
+    schedule: dict[str, Any] = {"lr_scheduler_type": o.schedule}
+    if o.schedule == "decay_second_half":
+        decay = o.steps // 2
+        schedule = {
+            "lr_scheduler_type": "warmup_stable_decay",
+            "lr_scheduler_kwargs": {"num_decay_steps": decay, "decay_type": "linear", "min_lr_ratio": 0.0},
+        }
+    return dict(
+        output_dir=recipe.output,
+        max_steps=o.steps,
+        gradient_accumulation_steps=o.accumulation,
+        learning_rate=o.learning_rate,
+        weight_decay=o.weight_decay,
+        warmup_steps=o.warmup_steps,
+        max_grad_norm=o.max_grad_norm,
+        gradient_checkpointing=o.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if o.gradient_checkpointing else None,
+        deepspeed=o.deepspeed,
+        bf16=recipe.model.dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        logging_steps=recipe.log_steps,
+        save_strategy="steps" if recipe.save_steps else "no",
+        save_steps=recipe.save_steps or 500,
+        report_to=list(recipe.report_to),
+        run_name=recipe.name,
+        disable_tqdm=not sys.stderr.isatty(),
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_nan_inf_filter=False,
+        **schedule,
+    )
+
+
+def prepare_wandb(recipe: TrainRecipe) -> None:
+    """Offline unless a key or a mode is set; a resumed run goes on under its id."""
+    if "wandb" not in recipe.report_to:
+        return
+    if "WANDB_MODE" not in os.environ and "WANDB_API_KEY" not in os.environ:
+        os.environ["WANDB_MODE"] = "offline"
+    os.environ.setdefault("WANDB_DIR", recipe.output)
+    saved = Path(recipe.output, "wandb_run_id")
+    if saved.exists():
+        os.environ["WANDB_RUN_ID"], os.environ["WANDB_RESUME"] = saved.read_text(), "allow"
+
+
+def prepare_model(settings: ModelSettings) -> Backbone:
+    """Load, freeze and wrap the checkpoint as the recipe says."""
+    backbone = load(
+        settings.path,
+        backend=settings.attention,
+        dtype=torch.float32,  # master weights; bfloat16 recipes compute under autocast
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+    )
+    freeze_vision(backbone, settings.freeze_vision)
+    if settings.lora is not None:
+        lora = settings.lora
+        add_lora(backbone, lora.rank, lora.alpha, lora.dropout, lora.targets)
+    return backbone
+
+
+def save_final(trainer: Any, recipe: TrainRecipe, contract: Contract) -> None:
+    """The trained model as an ordinary HF folder, with the base's processor files and the streaming contract."""
+    out = Path(recipe.output)
+    trainer.save_model(str(out))
+    if not trainer.is_world_process_zero():
+        return
+    trainer.state.save_to_json(str(out / "trainer_state.json"))
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json", "chat_template.jinja"):
+        file = cached_file(recipe.model.path, name, _raise_exceptions_for_missing_entries=False)
+        if file is not None:
+            shutil.copy(file, out / name)
+    save_resolved(contract, out / CONTRACT)
