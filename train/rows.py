@@ -6,7 +6,7 @@ Every sample is decoded and rendered once before training starts. What cannot be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from whilst.attention import build_mask
-from whilst.backbones.base import BackboneError, VisionSpec
+from whilst.backbones.base import BackboneError, Features, VisionSpec
 from whilst.clips import SegmentClip, segment_clips, shapes
 from whilst.memory import MemoryCapError
 from whilst.positions import PositionError
@@ -151,7 +151,11 @@ class Collator:
 
     input_ids, labels (B, L) int64; loss_weight (B, L) float32; position_ids (3, B, L); attention_mask as the back-end
     takes it; pixel_values_videos (P, C) and video_grid_thw (n, 3) of the distinct clips; visual_mask (B, L) bool;
-    visual_index (V,) which feature each visual token takes.
+    visual_index (V,) which feature each visual token takes. A clip that several rows show is there once: clips are told
+    apart by identity.
+
+    encoded: features of clips from a frozen tower; they then take the place of the pixels (visual_features (F, D),
+    visual_deepstack).
     """
 
     spec: VisionSpec
@@ -159,6 +163,7 @@ class Collator:
     backend: str
     pad_id: int
     dtype: torch.dtype = torch.float32
+    encoded: Callable[[Sequence[SegmentClip]], Sequence[Features]] | None = None
 
     def __call__(self, packs: Sequence[Sequence[Item]]) -> dict[str, Any]:
         rows = [items[0].row if len(items) == 1 else pack_rows([item.row for item in items]) for items in packs]
@@ -170,16 +175,15 @@ class Collator:
         weights = np.zeros((B, length), np.float32)
         positions = np.zeros((3, B, length), np.int64)
         visual = np.full((B, length), -1, np.int64)
-        base = 0
-        for b, row in enumerate(rows):
+        table = _FeatureTable(self.spec.merge)
+        for b, (row, items) in enumerate(zip(rows, packs, strict=True)):
             n = len(row)
             ids[b, :n], labels[b, :n], weights[b, :n] = row.input_ids, row.labels, row.loss_weight
             positions[:, b, :n] = row.positions
-            visual[b, :n] = np.where(row.visual_index < 0, -1, row.visual_index + base)
-            base += sum(t * h * w for t, h, w in row.grids) // self.spec.merge**2
-        clips = [clip for items in packs for item in items for clip in item.clips]
-        grids = [grid for row in rows for grid in row.grids]
-        if not clips:
+            places = table.places(row, [clip for item in items for clip in item.clips])
+            shown = row.visual_index >= 0
+            visual[b, :n][shown] = places[row.visual_index[shown]]
+        if not table.clips:
             raise DataError(
                 f"a batch without a clip ({rows[0].sample_id}): the vision tower must be touched on every batch, or "
                 f"ranks with and without video fall out of step"
@@ -191,11 +195,43 @@ class Collator:
             "loss_weight": torch.from_numpy(weights),
             "position_ids": torch.from_numpy(positions),
             "attention_mask": build_mask(self.backend, self.rule, tokens, self.dtype),
-            "pixel_values_videos": patchify_clips(self.spec, clips),
-            "video_grid_thw": torch.tensor(grids, dtype=torch.long),
             "visual_mask": visual_mask,
             "visual_index": torch.from_numpy(visual)[visual_mask],
+            **self._vision(table),
         }
+
+    def _vision(self, table: _FeatureTable) -> dict[str, Any]:
+        if self.encoded is not None:
+            features = Features.cat(self.encoded(table.clips))
+            return {"visual_features": features.tokens, "visual_deepstack": list(features.deepstack)}
+        return {
+            "pixel_values_videos": patchify_clips(self.spec, table.clips),
+            "video_grid_thw": torch.tensor(table.grids, dtype=torch.long),
+        }
+
+
+class _FeatureTable:
+    """The distinct clips of a batch, in the order in which rows first show them, and where their features begin."""
+
+    def __init__(self, merge: int) -> None:
+        self.merge = merge
+        self.clips: list[SegmentClip] = []
+        self.grids: list[tuple[int, int, int]] = []
+        self._starts: dict[int, int] = {}
+        self._size = 0
+
+    def places(self, row: TokenRow, clips: Sequence[SegmentClip]) -> np.ndarray:
+        """For each feature of the row's own table, in order, its place in the batch's table."""
+        spans = [np.zeros(0, np.int64)]
+        for clip, grid in zip(clips, row.grids, strict=True):
+            size = grid[0] * grid[1] * grid[2] // self.merge**2
+            if id(clip) not in self._starts:
+                self._starts[id(clip)] = self._size
+                self._size += size
+                self.clips.append(clip)
+                self.grids.append(grid)
+            spans.append(self._starts[id(clip)] + np.arange(size))
+        return np.concatenate(spans)
 
 
 def patchify_clips(spec: VisionSpec, clips: Sequence[SegmentClip]) -> torch.Tensor:

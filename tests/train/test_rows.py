@@ -247,9 +247,13 @@ def test_collator_encodes_a_clip_of_several_turns_once(backbone: Backbone) -> No
     renderer = Renderer(backbone.tokenizer, backbone.spec, replace(PACKED, memory_tokens=None))
     item = item_of(renderer, timeline())
     batch = Collator(renderer.spec, renderer.rule, "whilst_sdpa", pad_id=0)([[item], [item]])
-    assert len(batch["video_grid_thw"]) == 8
+    assert len(batch["video_grid_thw"]) == 4  # rows of one episode's group show the very same clips
     uses = torch.bincount(batch["visual_index"])
-    assert uses.tolist() == [*[2] * 24, *[3] * 6] * 2  # turns that show each of the 30 features
+    assert uses.tolist() == [*[4] * 24, *[6] * 6]  # turns of both rows that show each of the 30 features
+    other = item_of(renderer, timeline())  # decoded anew: clips are told apart by identity
+    batch = Collator(renderer.spec, renderer.rule, "whilst_sdpa", pad_id=0)([[item], [other]])
+    assert len(batch["video_grid_thw"]) == 8
+    assert torch.bincount(batch["visual_index"]).tolist() == [*[2] * 24, *[3] * 6] * 2
 
 
 def test_collator_for_flex_fills_blocks(renderer: Renderer, items: list[Item]) -> None:
