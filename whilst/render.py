@@ -255,8 +255,8 @@ class Renderer:
             rows = self._recurrent_packed(sample, clips, said)
         else:
             rows = [self._stream(sample, clips, said)]
-        if said.left:
-            raise RenderError(f"sample {sample.id}: {said.left} more sampled turns than thoughts, answers and silences")
+        if left := said.rest():
+            raise RenderError(f"sample {sample.id}: {left} more sampled turns than thoughts, answers and silences")
         limit = self.config.max_tokens
         for row in rows:
             if limit is not None and len(row) > limit:
@@ -476,9 +476,8 @@ class _Said:
             raise RenderError(f"{where}: says {text!r}, but the sampled turn is {turn.text if turn else None!r}")
         return self.renderer.sampled(turn, role, closed=closed)
 
-    @property
-    def left(self) -> int:
-        """Sampled turns that no event took."""
+    def rest(self) -> int:
+        """How many sampled turns no event took."""
         return 0 if self.turns is None else sum(1 for _ in self.turns)
 
 

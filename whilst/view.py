@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -107,9 +107,9 @@ class Videos:
         kind = PLAYED.get(path.suffix.lower())
         if kind is None or path.is_dir():
             what = "a folder of images" if path.is_dir() else f"{path.suffix or 'such'} files"
-            return _stage("", f"Browsers do not play {what}: the frames of the strip are shown.")
+            return stage_with("", f"Browsers do not play {what}: the frames of the strip are shown.")
         if not clips:
-            return _stage("", "No segment, so no frame is shown.")
+            return stage_with("", "No segment, so no frame is shown.")
         size = path.stat().st_size
         if str(path) not in self.embedded and self.used + size <= self.megabytes * 1e6:
             self.embedded[str(path)] = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
@@ -120,17 +120,18 @@ class Videos:
         shape += f' style="aspect-ratio:{width}/{height}"'
         if str(path) in self.embedded:
             name = list(self.embedded).index(str(path))
-            return _stage(f'<video {shape} data-video="video-{name}"></video>', f"Embedded, {_size(size)}.")
+            return stage_with(f'<video {shape} data-video="video-{name}"></video>', f"Embedded, {_size(size)}.")
         link = quote(Path(os.path.relpath(path, self.folder)).as_posix())
         note = f"Not embedded: {_size(size)} do not fit into the page's {self.megabytes:g} MB. Linked: {link}"
-        return _stage(f'<video {shape} src="{escape(link, quote=True)}"></video>', note)
+        return stage_with(f'<video {shape} src="{escape(link, quote=True)}"></video>', note)
 
 
 def _no_frames() -> str:
-    return _stage("", "Without frames: the video was not read.")
+    return stage_with("", "Without frames: the video was not read.")
 
 
-def _stage(player: str, note: str) -> str:
+def stage_with(player: str, note: str) -> str:
+    """The place of the video. Without a player the frames of the strip are shown in it."""
     return f'<div class="stage">{player}<p class="note">{escape(note)}</p></div>'
 
 
@@ -142,9 +143,21 @@ def _size(size: int) -> str:
 
 
 def section(
-    sample: Sample, clips: Sequence[SegmentClip] | None, stage: str, count: Count, graph: dict[str, Any] | None
+    sample: Sample,
+    clips: Sequence[SegmentClip] | None,
+    stage: str,
+    count: Count,
+    graph: dict[str, Any] | None,
+    *,
+    above: str = "",
+    notes: Mapping[int, str] | None = None,
+    opens_at: float | None = None,
 ) -> str:
-    """One sample: heading, video and graph, timeline, strip, budget. `graph` is as `read_graphs` gives it."""
+    """One sample: heading, video and graph, timeline, strip, budget. `graph` is as `read_graphs` gives it.
+
+    above: HTML under the heading. notes: HTML in the strip, under the event with this index. opens_at: where the
+    playhead stands at first (seconds); None: at the start.
+    """
     start = sample.video.start
     end = max([event.time for event in sample.events] + [start + 1e-6])
     made = slots(sample, clips, count)
@@ -159,6 +172,7 @@ def section(
     data = {
         "start": start,
         "end": end,
+        "at": start if opens_at is None else opens_at,
         "sample": to_record(sample),
         "costs": [[slot.visual, slot.thought, slot.received, slot.answer] for slot in made],
         "memory": count.text(sample.memory),
@@ -167,10 +181,10 @@ def section(
     }
     return (
         f"<section><h2>{escape(sample.id)}</h2>"
-        f'<p class="about">{escape(os.path.basename(sample.video.path))}, {escape(", ".join(about))}</p>{memory}'
+        f'<p class="about">{escape(os.path.basename(sample.video.path))}, {escape(", ".join(about))}</p>{above}{memory}'
         f'<div class="{"scene with-graph" if aside else "scene"}">{stage}<div class="now"></div>{aside}</div>'
         f"{timeline(sample, made, count, start, end, clips is not None)}"
-        f"{strip(sample, clips)}{_budget(made, count, clips is not None)}"
+        f"{strip(sample, clips, notes or {})}{_budget(made, count, clips is not None)}"
         f'<script type="application/json">{_json(data)}</script></section>'
     )
 
@@ -205,15 +219,15 @@ def _budget(made: Sequence[Slot], count: Count, with_clips: bool) -> str:
 # ---- The page.
 
 
-def page(title: str, sections: Sequence[str], videos: dict[str, str]) -> str:
-    """A whole page around the sections; `videos` are data URIs."""
+def page(title: str, sections: Sequence[str], videos: dict[str, str], what: str = "sample") -> str:
+    """A whole page around the sections, one a `what`; `videos` are data URIs."""
     legend = "".join(
         f'<span><i class="{kind}"></i>{kind}</span>'
         for kind in ("segment", "thought", "query", "answer", "silence", "window", "evidence", "knowable")
     )
     held = "".join(f'<script type="text/plain" id="video-{i}">{uri}</script>' for i, uri in enumerate(videos.values()))
     style, script = ((PARTS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    many = f"{len(sections)} sample{'s' if len(sections) != 1 else ''}"
+    many = f"{len(sections)} {what}{'s' if len(sections) != 1 else ''}"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -316,7 +316,7 @@ function setup(section) {
     const box = track.getBoundingClientRect();
     seek(data.start + (event.clientX - box.left) / box.width * (data.end - data.start));
   });
-  show(data.start);
+  show(data.at);
   return { seek, id: data.sample.id, section };
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -23,20 +23,23 @@ def kind_of(event: Event) -> str:
     return type(event).__name__.lower()
 
 
-def strip(sample: Sample, clips: Sequence[SegmentClip] | None) -> str:
-    """The columns, and one before the first segment if something happens there. Without clips: no frames."""
+def strip(sample: Sample, clips: Sequence[SegmentClip] | None, notes: Mapping[int, str]) -> str:
+    """The columns, and one before the first segment if something happens there. Without clips: no frames.
+
+    notes: HTML that stands under the event with this index.
+    """
     queries = {query.id: query for query in sample.queries()}
     segments = sample.segments()
-    cells: list[list[Event]] = [[]]
-    for event in sample.events:
+    cells: list[list[str]] = [[]]
+    for i, event in enumerate(sample.events):
         if isinstance(event, Segment):
             cells.append([])
         else:
-            cells[-1].append(event)
+            cells[-1].append(_told(event, queries, notes.get(i, "")))
     times = [f' data-time="{s.end}"' for s in segments]
     head = [f"<th{time}>{s.start:g} to {s.end:g} s</th>" for s, time in zip(segments, times, strict=True)]
     frames = [f'<td class="frames"{time}>{_frames(c)}</td>' for c, time in zip(clips or (), times, strict=False)]
-    happened = [f"<td>{''.join(_told(event, queries) for event in cell)}</td>" for cell in cells]
+    happened = [f"<td>{''.join(cell)}</td>" for cell in cells]
     if cells[0]:
         head = ["<th>before</th>", *head]
         frames = ["<td></td>", *frames] if frames else []
@@ -46,7 +49,7 @@ def strip(sample: Sample, clips: Sequence[SegmentClip] | None) -> str:
     return f'<div class="scroll"><table class="strip">{rows}</table></div>'
 
 
-def _told(event: Event, queries: dict[str, Query]) -> str:
+def _told(event: Event, queries: dict[str, Query], note: str) -> str:
     details = ""
     if isinstance(event, Query):
         facts = [event.kind or "", f"options: {', '.join(event.options)}" if event.options else ""]
@@ -57,7 +60,7 @@ def _told(event: Event, queries: dict[str, Query]) -> str:
         details = f"<small>{escape('; '.join(fact for fact in facts if fact))}</small>"
     return (
         f'<p class="{kind_of(event)}" data-time="{event.time}"><b>{kind_of(event)}</b> <span>{event.time:g} s</span>'
-        f"<br>{escape(words_of(event, queries))}{details}</p>"
+        f"<br>{escape(words_of(event, queries))}{details}{note}</p>"
     )
 
 
