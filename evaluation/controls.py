@@ -6,8 +6,10 @@
 | thoughts_dropped | at every query the text memory is empty |
 | text_only | no video at all: the query alone |
 | last_frames | only the last n frames before a query are watched (and thought about) |
+| thoughts_swapped | it writes another video's thoughts while it watches its own (KV memory) |
+| thoughts_greedy | chance: the likeliest thoughts of an arm whose thoughts are drawn |
 
-Swapping or dropping thoughts is valid with text memory alone: kept keys and values also carry what they saw.
+Shuffling or dropping thoughts is valid with text memory alone: kept keys and values also carry what they saw.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from whilst.clips import SegmentClip
 from whilst.runtime import StreamBatch
 from whilst.sample import Answer, Query, Sample, Segment, Silence
 
-CONTROLS = ("thoughts_shuffled", "thoughts_dropped", "text_only", "last_frames")
+CONTROLS = ("thoughts_shuffled", "thoughts_dropped", "text_only", "last_frames")  # of text memory
+SWAPPED = "thoughts_swapped"  # of KV memory
+GREEDY = "thoughts_greedy"  # of an arm whose thoughts are drawn
 
 
 def shuffle_thoughts(streams: StreamBatch) -> None:
@@ -85,6 +89,11 @@ def last_frames(
                 cut_samples.append(replace(sample, events=(*recent, query, event)))
                 cut_clips.append(list(of_sample[len(arrived) - kept : len(arrived)]))
     return cut_samples, cut_clips
+
+
+def unasked(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples without their queries: all that it takes to know an arm's thoughts, since queries are on branches."""
+    return [sample.with_events(sample.segments()) for sample in samples]
 
 
 def swapped(episodes: Sequence[Episode]) -> list[list[str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Figure:
-    """An accuracy over n queries with its 95% interval; shares between 0 and 1."""
+    """An accuracy over n queries, or a share of n segments, with its 95% interval; shares between 0 and 1."""
 
     n: int
     accuracy: float
@@ -41,6 +41,21 @@ class Figure:
 
 
 Results = Mapping[str, Figure]  # by kind of query
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A difference of accuracies over the same n queries, with its 95% interval; between -1 and 1."""
+
+    n: int
+    gain: float
+    low: float
+    high: float
+
+    @property
+    def interval(self) -> str:
+        """Such as [+1.5, +8.0], in points."""
+        return f"[{points(self.low)}, {points(self.high)}]"
 
 
 def percent(share: float) -> str:
@@ -70,30 +85,45 @@ def check_json(value: Any, name: str = "report") -> None:
         raise ReportError(f"{name}: {type(value).__name__} {value!r} is no JSON value; use plain Python values")
 
 
-def results(group: Any, name: str) -> dict[str, Results]:
-    """Figures of a group of the report ({arm: {kind: {"n", "accuracy", "ci_low", "ci_high"}}}), by arm and kind.
+def results(group: Any, name: str, value: str = "accuracy") -> dict[str, Results]:
+    """Figures of a group of the report ({arm: {kind: {"n", value, "ci_low", "ci_high"}}}), by arm and kind.
 
     A null arm has no figures. Raises ReportError for a figure that is incomplete or contradicts itself.
     """
-    return {arm: _by_kind(by_kind, f"{name}.{arm}") for arm, by_kind in (group or {}).items()}
+    return {
+        arm: {
+            kind: Figure(*_checked(figure, f"{name}.{arm}.{kind}", value, lowest=0))
+            for kind, figure in (by_kind or {}).items()
+            if figure is not None
+        }
+        for arm, by_kind in (group or {}).items()
+    }
 
 
-def _by_kind(by_kind: Any, name: str) -> Results:
-    return {kind: _figure(figure, f"{name}.{kind}") for kind, figure in (by_kind or {}).items() if figure is not None}
+def gains(report: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Gain]]]:
+    """The baseline and the gains by kind of each name in report.gains ({name: {"baseline": ..., kind: {...}}})."""
+    found = {}
+    for name, by_kind in (report.get("gains") or {}).items():
+        if not isinstance(by_kind, Mapping) or "baseline" not in by_kind:
+            raise ReportError(f"report.gains.{name}: a gain needs its baseline's name beside its figures")
+        where = f"report.gains.{name}"
+        kinds = {k: Gain(*_checked(v, f"{where}.{k}", "gain", -1)) for k, v in by_kind.items() if k != "baseline"}
+        found[name] = (str(by_kind["baseline"]), kinds)
+    return found
 
 
-def _figure(value: Any, name: str) -> Figure:
-    fields = ("n", "accuracy", "ci_low", "ci_high")
-    absent = [f for f in fields if not isinstance(value, Mapping) or not isinstance(value.get(f), int | float)]
+def _checked(figure: Any, name: str, value: str, lowest: int) -> tuple[int, float, float, float]:
+    fields = ("n", value, "ci_low", "ci_high")
+    absent = [f for f in fields if not isinstance(figure, Mapping) or not isinstance(figure.get(f), int | float)]
     if absent:
         raise ReportError(f"{name}: a figure needs the numbers {', '.join(fields)}; {', '.join(absent)} is missing")
-    figure = Figure(int(value["n"]), *(float(value[f]) for f in fields[1:]))
-    if figure.n < 1 or not 0 <= figure.low <= figure.accuracy <= figure.high <= 1:
-        raise ReportError(f"{name}: {dict(value)} must have n >= 1 and 0 <= ci_low <= accuracy <= ci_high <= 1")
-    return figure
+    n, (middle, low, high) = int(figure["n"]), (float(figure[f]) for f in fields[1:])
+    if n < 1 or not lowest <= low <= middle <= high <= 1:
+        raise ReportError(f"{name}: {dict(figure)} must have n >= 1 and {lowest} <= ci_low <= {value} <= ci_high <= 1")
+    return n, middle, low, high
 
 
-def kinds(groups: Sequence[Results]) -> tuple[list[str], list[str]]:
+def kinds(groups: Sequence[Iterable[str]]) -> tuple[list[str], list[str]]:
     """Kinds of query that any of the groups has, and the finer ones ("backward/count"): headline first, "all" last."""
     every = {kind for group in groups for kind in group}
     order = sorted(every, key=lambda kind: (kind == "all", kind.split("/")[0] != HEADLINE_KIND, kind))
@@ -118,7 +148,11 @@ def difference(figure: Figure | None, other: Figure | None) -> float | None:
 
 
 def headline(report: Mapping[str, Any]) -> str:
-    """One sentence: what thinking does for questions about the past, computed from the figures."""
+    """What thinking does for questions about the past, in one sentence, and one more for each gain; off the figures."""
+    return " ".join([_headline(report), *_gained(report)])
+
+
+def _headline(report: Mapping[str, Any]) -> str:
     arms = results(report.get("arms"), "report.arms")
     names = (control_arm(report), baseline_arm(report))
     found = [(name, arms.get(name, {}).get(HEADLINE_KIND)) for name in names]
@@ -133,6 +167,14 @@ def headline(report: Mapping[str, Any]) -> str:
         f"{names[1]} {percent(base.accuracy)} {base.interval} of {base.n}: "
         f"{points(arm.accuracy - base.accuracy)} points; the 95% intervals {verdict}."
     )
+
+
+def _gained(report: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name} against {baseline}: {points(by_kind[HEADLINE_KIND].gain)} points {by_kind[HEADLINE_KIND].interval}."
+        for name, (baseline, by_kind) in gains(report).items()
+        if HEADLINE_KIND in by_kind
+    ]
 
 
 def facts(value: Any, name: str = "") -> list[tuple[str, str]]:

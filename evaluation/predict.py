@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from random import Random
+
+import torch
 
 from whilst.checkpoint import Checkpoint
 from whilst.clips import SegmentClip
 from whilst.progress import progress
-from whilst.runtime import StreamBatch, encode_clips, forced, greedy
+from whilst.runtime import Sampler, StreamBatch, encode_clips, forced, greedy
 from whilst.sample import Answer, Query, Sample, Segment, Silence
 
 
@@ -75,21 +78,41 @@ def predict(
     answer_tokens: int = 8,
     before_asking: BeforeAsking | None = None,
     thoughts: Sequence[Sequence[str]] | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[Episode]:
     """Episodes of `samples`, whose i-th one shows clips[i] (one a segment), in the same order.
 
-    thoughts: texts that are written in place of the model's own, one a segment of each sample.
+    temperature: at which thoughts are drawn, by `seed` and the sample's id alone; 0: the likeliest token. Replies are
+    always the likeliest. thoughts: texts that are written in place of the model's own, one a segment of each sample;
+    they are written whole, and an empty one is silence.
     """
     episodes: list[Episode] = []
     with progress("watch", len(samples)) as advance:
         for start in range(0, len(samples), batch):
             part = slice(start, start + batch)
             given = thoughts[part] if thoughts is not None else None
+            names = [sample.id for sample in samples[part]]
+            sampler = drawn(names, temperature, seed) if temperature else greedy
             episodes += _watch(
-                checkpoint, samples[part], clips[part], thought_tokens, answer_tokens, before_asking, given
+                checkpoint, samples[part], clips[part], thought_tokens, answer_tokens, before_asking, given, sampler
             )
             advance(len(samples[part]))
     return episodes
+
+
+def drawn(names: Sequence[str], temperature: float, seed: int) -> Sampler:
+    """Draws a token on each row, by the row's name and what it has drawn before: not by the rows beside it."""
+    chances = [Random(f"{seed}/{name}") for name in names]
+
+    def sampler(scores: torch.Tensor, active: Sequence[bool]) -> Sequence[int]:
+        shares = torch.softmax(scores.double() / temperature, -1).cumsum(-1)
+        marks = [[chance.random() if wanted else 0.0] for chance, wanted in zip(chances, active, strict=True)]
+        # right: a token of share 0 is never taken, even at a mark of 0
+        tokens = torch.searchsorted(shares, torch.tensor(marks, dtype=shares.dtype), right=True)[:, 0]
+        return [min(int(token), scores.shape[1] - 1) for token in tokens]
+
+    return sampler
 
 
 def _watch(
@@ -100,6 +123,7 @@ def _watch(
     answer_tokens: int,
     before_asking: BeforeAsking | None,
     given: Sequence[Sequence[str]] | None,
+    sampler: Sampler,
 ) -> list[Episode]:
     backbone, renderer = checkpoint.backbone, checkpoint.renderer
     if renderer.config.queries == "kept":
@@ -122,10 +146,12 @@ def _watch(
         if step:
             streams.watch(arriving)
             if checkpoint.contract.thinks:
+                limit, streams.sampler = thought_tokens, sampler
                 if given is not None:
                     ids = [renderer.encode(t[step - 1]) if v else None for t, v in zip(given, arriving, strict=True)]
+                    limit = max(len(of_row) + 1 for of_row in ids if of_row is not None)
                     streams.sampler = forced(ids, renderer.boundary)
-                thoughts = streams.think([view is not None for view in arriving], thought_tokens)
+                thoughts = streams.think([view is not None for view in arriving], limit)
                 streams.sampler = greedy
                 for episode, view, thought in zip(episodes, arriving, thoughts, strict=True):
                     if view is not None and thought is not None:

@@ -17,9 +17,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from evaluation import charts
+from evaluation import charts, learned, tables
 from evaluation import figures as f
-from evaluation.figures import MISSING, Figure, Results
+from evaluation.figures import MISSING, Results
 from evaluation.style import CSS
 from evaluation.timeline import Timeline, timeline_section
 from whilst.render import TokenRow
@@ -34,6 +34,7 @@ TAKEN_AWAY = {
     "text_only": "no video at all: the query alone",
     "last_frames": "only the last frames before a query are watched",
     "thoughts_swapped": "it writes another video's thoughts while it watches its own",
+    "thoughts_greedy": "chance: its likeliest thoughts in place of drawn ones",
 }
 
 
@@ -72,13 +73,16 @@ def render_page(report: Mapping[str, Any], pictures: Pictures) -> str:
     name = escape(str(report.get("name") or "evaluation"))
     sections = [
         ("Accuracy", _accuracy(report)),
+        ("Thoughts", learned.thoughts(report)),
+        ("Gains", learned.gains(report)),
+        ("Readers", learned.readers(report)),
         ("Controls", _controls(report)),
-        ("Learning curves", _curves(report)),
+        ("Learning curves", learned.curves(report)),
         ("One video, as it was watched", _timeline(report, pictures)),
         ("What each token may see", _masks(report, pictures)),
         ("Settings, durations, code", _settings(report)),
     ]
-    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
+    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections if content)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -94,56 +98,24 @@ def render_page(report: Mapping[str, Any], pictures: Pictures) -> str:
 # ---- Parts of the page
 
 
-def _table(caption: str, head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """Headers are texts; row names and cells are HTML."""
-    top = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    lines = "".join(
-        f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for name, cells in rows
-    )
-    return (
-        f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"
-    )
-
-
-def _cell(figure: Figure | None) -> str:
-    if figure is None:
-        return f'<span class="faint">{MISSING}</span>'
-    return f"<b>{f.percent(figure.accuracy)}</b> <small>{figure.interval}<br>n = {figure.n}</small>"
-
-
-def _points(difference: float | None) -> str:
-    return f'<span class="faint">{MISSING}</span>' if difference is None else f.points(difference)
-
-
-def _swatch(report: Mapping[str, Any], arm: str) -> str:
-    return charts.named(arm, charts.arm_colours(report).get(arm, charts.PALETTE[-1]))
-
-
-def _figures_table(caption: str, names: Mapping[str, str], groups: Mapping[str, Results], kinds: Sequence[str]) -> str:
-    """names: row titles (HTML) by the names of `groups`."""
-    rows = [(title, [_cell(groups[name].get(kind)) for kind in kinds]) for name, title in names.items()]
-    return _table(caption, ["", *kinds], rows)
-
-
 def _accuracy(report: Mapping[str, Any]) -> str:
     arms = f.results(report.get("arms"), "report.arms")
     main, fine = f.kinds(list(arms.values()))
-    names = {arm: _swatch(report, arm) for arm in arms}
+    names = {arm: tables.swatch(report, arm) for arm in arms}
     colours = charts.arm_colours(report)
     parts = [
         charts.legend({arm: colours[arm] for arm in arms}),
         f'<div class="scroll">{charts.bars(arms, main, colours, "Accuracy by kind of query and arm")}</div>',
-        _figures_table("Accuracy by arm and kind of query, with 95% intervals", names, arms, main),
+        tables.figures_table("Accuracy by arm and kind of query, with 95% intervals", names, arms, main),
     ]
     if fine:
-        table = _figures_table("Accuracy by finer kind of query", names, arms, fine)
+        table = tables.figures_table("Accuracy by finer kind of query", names, arms, fine)
         parts.append(f"<details><summary>Finer kinds of query</summary>{table}</details>")
     thoughts, unfinished = report.get("thoughts") or {}, report.get("unfinished") or {}
     if thoughts or unfinished:
         rows = [(names[arm], [_share(arm, thoughts), str(unfinished.get(arm, MISSING))]) for arm in arms]
-        head = ["", "thoughts right word for word", "queries without a finished reply (wrong)"]
-        parts.append(_table("Beside the accuracy", head, rows))
+        head = ["", "thoughts right (word for word, or both idle)", "queries without a finished reply (wrong)"]
+        parts.append(tables.table("Beside the accuracy", head, rows))
     return "".join(parts)
 
 
@@ -154,16 +126,23 @@ def _share(arm: str, thoughts: Mapping[str, float | None]) -> str:
 
 def _controls(report: Mapping[str, Any]) -> str:
     parts = []
-    for key, arm, memory in (
-        ("controls", f.control_arm(report), "text memory"),
-        ("controls_kv", f.kv_arm(report), "KV memory"),
-    ):
-        groups = f.results(report.get(key), f"report.{key}")
-        if groups and arm is not None:
-            parts.append(_control_tables(report, groups, arm, memory))
+    for arm, group, memory in _controlled(report):
+        if group:
+            parts.append(_control_tables(report, group, arm, memory))
         else:
             parts.append(f"<p>Controls of {memory}: {MISSING} in this report.</p>")
     return "".join(parts)
+
+
+def _controlled(report: Mapping[str, Any]) -> list[tuple[str, dict[str, Results], str]]:
+    """(arm, its controls, its memory): the first of text memory and the one of KV memory are always there."""
+    first, kv = f.control_arm(report), f.kv_arm(report)
+    others = {arm: group for arm, group in (report.get("controls_by_arm") or {}).items() if arm != first}
+    return [
+        (first, f.results(report.get("controls"), "report.controls"), "text memory"),
+        *((arm, f.results(group, f"report.controls_by_arm.{arm}"), "text memory") for arm, group in others.items()),
+        (kv or "", f.results(report.get("controls_kv"), "report.controls_kv") if kv else {}, "KV memory"),
+    ]
 
 
 def _control_tables(report: Mapping[str, Any], controls: Mapping[str, Results], arm: str, memory: str) -> str:
@@ -172,57 +151,36 @@ def _control_tables(report: Mapping[str, Any], controls: Mapping[str, Results], 
     own, other = arms.get(arm, {}), arms.get(base, {})
     main, fine = f.kinds([*controls.values(), own, other])
 
-    groups: dict[str, tuple[str, Results]] = {arm: (_swatch(report, arm), own)}
+    groups: dict[str, tuple[str, Results]] = {arm: (tables.swatch(report, arm), own)}
     for name, results in controls.items():
         groups[name] = (f"{escape(name)}<br><small>{escape(TAKEN_AWAY.get(name, ''))}</small>", results)
-    groups[base] = (_swatch(report, base), other)
+    groups[base] = (tables.swatch(report, base), other)
 
     def deltas(name: str, results: Results, kind: str) -> list[str]:
         """Points from the arm and from the baseline; nothing in an arm's own place."""
         return [
-            "" if name == to else _points(f.difference(results.get(kind), figures.get(kind)))
+            "" if name == to else tables.points(f.difference(results.get(kind), figures.get(kind)))
             for to, figures in ((arm, own), (base, other))
         ]
 
     def folded(name: str, results: Results, kind: str) -> str:
         pairs = zip((arm, base), deltas(name, results, kind), strict=True)
-        return _cell(results.get(kind)) + "".join(f"<small>{d} from {escape(to)}</small>" for to, d in pairs if d)
+        return tables.cell(results.get(kind)) + "".join(f"<small>{d} from {escape(to)}</small>" for to, d in pairs if d)
 
     first = f.HEADLINE_KIND if f.HEADLINE_KIND in main else main[0]
     rest = [kind for kind in [*main, *fine] if kind != first]
     title = f"{arm} ({memory}) and its controls"
-    shown = _table(
+    shown = tables.table(
         f"{title}: {first} queries",
         ["", f"accuracy, {first}", f"points from {arm}", f"points from {base}"],
-        [(head, [_cell(r.get(first)), *deltas(name, r, first)]) for name, (head, r) in groups.items()],
+        [(head, [tables.cell(r.get(first)), *deltas(name, r, first)]) for name, (head, r) in groups.items()],
     )
-    hidden = _table(
+    hidden = tables.table(
         f"{title}: the other kinds of query",
         ["", *rest],
         [(head, [folded(name, r, kind) for kind in rest]) for name, (head, r) in groups.items()],
     )
     return f"{shown}<details><summary>The other kinds of query, {memory}</summary>{hidden}</details>"
-
-
-def _curves(report: Mapping[str, Any]) -> str:
-    curves = report.get("curves") or {}
-    colours = {arm: shade for arm, shade in charts.arm_colours(report).items() if curves.get(arm)}
-    if not colours:
-        return f"<p>Learning curves: {MISSING} in this report.</p>"
-
-    def chart(key: str, title: str, top: float | None) -> str:
-        series = {
-            arm: [(float(p["step"]), float(p[key])) for p in curves[arm] if p.get(key) is not None] for arm in colours
-        }
-        return f"<figure><figcaption>{title}</figcaption>{charts.lines(series, colours, title, top)}</figure>"
-
-    absent = [arm for arm in report.get("arms") or {} if arm not in colours]
-    note = f'<p class="faint">No curve: {escape(", ".join(absent))} ({MISSING}).</p>' if absent else ""
-    return (
-        charts.curve_legend(colours)
-        + f'<div class="pair">{chart("loss", "Loss", None)}{chart("mean_token_accuracy", "Token accuracy", 1.0)}</div>'
-        + note
-    )
 
 
 def _timeline(report: Mapping[str, Any], pictures: Pictures) -> str:
@@ -235,13 +193,13 @@ def _masks(report: Mapping[str, Any], pictures: Pictures) -> str:
     figures = []
     for arm in dict.fromkeys([*(report.get("arms") or {}), *pictures.masks]):
         if arm not in pictures.masks:
-            figures.append(f'<p>{_swatch(report, arm)}: <span class="faint">{MISSING}</span></p>')
+            figures.append(f'<p>{tables.swatch(report, arm)}: <span class="faint">{MISSING}</span></p>')
             continue
         row, rule = pictures.masks[arm].row, pictures.masks[arm].rule
         params = "".join(f", {key} = {value}" for key, value in rule.params.items())
         picture = charts.mask_picture(row, rule, f"Visibility mask of arm {arm}")
         figures.append(
-            f"<figure><figcaption>{_swatch(report, arm)}: rule {escape(rule.name + params)}, {len(row)} tokens, "
+            f"<figure><figcaption>{tables.swatch(report, arm)}: rule {escape(rule.name + params)}, {len(row)} tokens, "
             f'sample <code>{escape(row.sample_id)}</code></figcaption><div class="scroll">{picture}</div></figure>'
         )
     return (
@@ -253,7 +211,7 @@ def _masks(report: Mapping[str, Any], pictures: Pictures) -> str:
 
 
 def _facts(caption: str, value: Any) -> str:
-    return _table(caption, ["", "value"], [(escape(name), [escape(text)]) for name, text in f.facts(value)])
+    return tables.table(caption, ["", "value"], [(escape(name), [escape(text)]) for name, text in f.facts(value)])
 
 
 def _settings(report: Mapping[str, Any]) -> str:
@@ -270,17 +228,35 @@ def _settings(report: Mapping[str, Any]) -> str:
 
 
 def print_table(report: Mapping[str, Any], console: Console | None = None) -> list[Table]:
-    """Print accuracy by arm and kind, and the controls of each arm that has some; returns the tables."""
+    """Print accuracy by arm and kind, gains, and the controls of each arm that has some; returns the tables."""
     arms = f.results(report.get("arms"), "report.arms")
-    tables = [_terminal("Accuracy in percent, with 95% intervals", arms, f.kinds(list(arms.values()))[0])]
-    for name, arm in (("controls", f.control_arm(report)), ("controls_kv", f.kv_arm(report))):
-        controls = f.results(report.get(name), f"report.{name}")
-        if controls and arm is not None:
+    shown = [_terminal("Accuracy in percent, with 95% intervals", arms, f.kinds(list(arms.values()))[0])]
+    if readers := f.results(report.get("readers"), "report.readers"):
+        shown.append(_terminal("Reading another's thoughts", readers, f.kinds(list(readers.values()))[0]))
+    if gains := f.gains(report):
+        shown.append(_terminal_gains(gains))
+    for arm, controls, _ in _controlled(report):
+        if controls:
             kinds = f.kinds(list(controls.values()))[0]
-            tables.append(_terminal(f"Controls, with points from {arm}", controls, kinds, arms.get(arm, {})))
-    for table in tables:
+            shown.append(_terminal(f"Controls, with points from {arm}", controls, kinds, arms.get(arm, {})))
+    for table in shown:
         (console or Console()).print(table)
-    return tables
+    return shown
+
+
+def _terminal_gains(gains: Mapping[str, tuple[str, Mapping[str, f.Gain]]]) -> Table:
+    kinds = f.kinds([by_kind for _, by_kind in gains.values()])[0]
+    table = Table(title="Gains in points, with 95% intervals", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("")
+    for kind in kinds:
+        table.add_column(kind, no_wrap=True)
+    for name, (baseline, by_kind) in gains.items():
+        found = [by_kind.get(kind) for kind in kinds]
+        cells = [
+            f"{f.points(g.gain)}\n{100 * g.low:.0f} to {100 * g.high:.0f}" if g is not None else MISSING for g in found
+        ]
+        table.add_row(f"{name}\nfrom {baseline}", *cells)
+    return table
 
 
 def _terminal(title: str, groups: Mapping[str, Results], kinds: Sequence[str], versus: Results | None = None) -> Table:

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 from evaluation.charts import arm_colours, frame, named
 from evaluation.figures import MISSING, ReportError
 from evaluation.predict import Episode, Reply
-from evaluation.scores import Scored, score
+from evaluation.scores import Scored, same_thought, score
 from whilst.clips import SegmentClip
 from whilst.sample import Answer, Event, Query, Sample, Segment, Silence, Thought
 
@@ -55,6 +55,7 @@ def timeline_section(report: Mapping[str, Any], timeline: Timeline) -> str:
         raise ReportError(f"report.episodes: no arm has an episode of sample {sample.id!r}; show one that is there")
     clips = iter(timeline.clips)
     gold = {event.time: event.text for event in sample.events if isinstance(event, Thought)}
+    idle = str((report.get("settings") or {}).get("idle_thought", ""))
     queries = {query.id: query for query in sample.queries()}
     polls = [event for event in sample.events if _is_poll(event)]
     last_poll = {event.query: event for event in polls}
@@ -62,7 +63,7 @@ def timeline_section(report: Mapping[str, Any], timeline: Timeline) -> str:
     items = []
     for event in sample.events:
         if isinstance(event, Segment):
-            items.append(_segment(event, next(clips), watched, gold))
+            items.append(_segment(event, next(clips), watched, gold, idle))
         elif isinstance(event, Query) and (event.id, event.time) not in asked_at_once:
             items.append(_moment(event.time, _question(event) + '<p class="faint">stands from here on</p>'))
         elif _is_poll(event):
@@ -95,7 +96,9 @@ def _moment(time: float, body: str) -> str:
     return f'<li><span class="time">{time:g} s</span><div>{body}</div></li>'
 
 
-def _segment(segment: Segment, clip: SegmentClip, watched: Sequence[_Watched], gold: Mapping[float, str]) -> str:
+def _segment(
+    segment: Segment, clip: SegmentClip, watched: Sequence[_Watched], gold: Mapping[float, str], idle: str
+) -> str:
     frames = "".join(
         f"<figure>{frame(image, f'frame at {time:g} s')}<figcaption>{time:g} s</figcaption></figure>"
         for image, time in zip(clip.images, clip.times, strict=True)
@@ -105,7 +108,7 @@ def _segment(segment: Segment, clip: SegmentClip, watched: Sequence[_Watched], g
         if segment.end in arm.thoughts:
             text, finished = arm.thoughts[segment.end]
             expected = gold.get(segment.end)
-            mark = _mark(text == expected, expected) if expected is not None else ""
+            mark = _mark(same_thought(text, expected, idle), expected) if expected is not None else ""
             thoughts.append(f"<li>{arm.tag}thinks {_said(text, finished)}{mark}</li>")
     listed = f'<ul class="plain">{"".join(thoughts)}</ul>' if thoughts else ""
     span = f'<span class="time">{segment.start:g}–{segment.end:g} s</span>'

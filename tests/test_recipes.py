@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 KINDS = {"backward", "present", "order", "forward", "unanswerable"}
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.name != FRAGMENT)
 ARMS = [path for path in RECIPES if stage_of(path) == "sft"]
+RL_ARMS = [path for path in RECIPES if stage_of(path) == "grpo"]
 SYNTHS = [
     path for path in RECIPES if stage_of(path) == "synth" and path.parent.name not in ("tiny", "layouts", "annotations")
 ]
@@ -54,6 +55,14 @@ def step(path: Path, made: Path, output: Path) -> Path:
     samples = (f"data.train={made / 'samples/data/train'}", "data.validation=null")
     paths = (f"output={output}", f"model.path={made / 'base'}", *samples)
     trained: Path = stage_module("sft").run(load_for("sft", path, (*paths, *ONE_STEP)))
+    return trained
+
+
+def rl_step(path: Path, start: Path, made: Path, output: Path) -> Path:
+    """Two updates of a GRPO recipe from a checkpoint."""
+    few = ("optim.steps=2", "log_steps=1", "rollout.groups=2", "rollout.rollouts=3", "log_episodes=2")
+    paths = (f"output={output}", f"model.path={start}", f"data.train={made / 'samples/data/train'}")
+    trained: Path = stage_module("grpo").run(load_for("grpo", path, (*paths, *few)))
     return trained
 
 
@@ -121,9 +130,34 @@ def test_an_arm_takes_a_step(path: Path, made: Path, tmp_path: Path) -> None:
     assert (out / "streaming.yaml").is_file() and (out / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("path", RL_ARMS, ids=recipe_id)
+def test_an_rl_arm_takes_steps(path: Path, made: Path, tmp_path: Path) -> None:
+    start = step(TINY / "lazy_sft.yaml", made, tmp_path / "sft")
+    out = rl_step(path, start, made, tmp_path / "arm")
+    logged = [
+        entry for entry in json.loads((out / "trainer_state.json").read_text())["log_history"] if "reward" in entry
+    ]
+    assert [entry["step"] for entry in logged] == [1, 2]
+    assert all(entry["groups/groups"] == 2 and entry["rollout_gap/max"] < 1e-4 for entry in logged)
+    assert (out / "streaming.yaml").read_text() == (start / "streaming.yaml").read_text().replace(
+        str(made / "base"), str(start)
+    )
+    assert (out / "model.safetensors").is_file()
+    assert sorted(file.name for file in (out / "episodes").iterdir()) == [
+        f"step-0000{n}.{suffix}" for n in (1, 2) for suffix in ("html", "parquet")
+    ]
+
+
 def test_the_demo_s_evaluation_reports_every_arm_and_control(made: Path, tmp_path: Path) -> None:
     recipe = load_for("eval", TINY / "eval.yaml")
-    arms = {name: str(step(TINY / f"{name}.yaml", made, tmp_path / name)) for name in recipe.arms}
+    taught = [name for name in recipe.arms if stage_of(TINY / f"{name}.yaml") == "sft"]
+    arms = {name: str(step(TINY / f"{name}.yaml", made, tmp_path / name)) for name in taught}
+    start = tmp_path / "lazy_sft"
+    arms |= {
+        name: str(rl_step(TINY / f"{name}.yaml", start, made, tmp_path / name))
+        for name in recipe.arms
+        if name not in taught
+    }
     overrides = (
         f"output={tmp_path}",
         f"samples={made / 'samples/data/test'}",

@@ -263,9 +263,14 @@ def test_the_recipes_of_the_demo_meet_in_files() -> None:
         for path in folder.glob("*.yaml")
         if path in RECIPES and stage_of(path) == "sft"
     }
-    assert final.arms == {name: arm.output for name, arm in arms.items()}
+    rl = load_for("grpo", folder / "grpo.yaml")
+    lazy = load_for("synth", folder / "lazy_samples.yaml")
+    assert final.arms == {name: arm.output for name, arm in arms.items()} | {"grpo": rl.output}
     assert {arm.model.path for arm in arms.values()} == {model.output}
-    assert {arm.data.train for arm in arms.values()} == {f"{samples.output}/data/train"}
+    assert rl.model.path == arms["lazy_sft"].output
+    assert arms["lazy_sft"].data.train == rl.data.train == f"{lazy.output}/data/train"
+    others = {arm.data.train for name, arm in arms.items() if name != "lazy_sft"}
+    assert others == {f"{samples.output}/data/train"}
     assert [wave[0].stage for wave in jobs_of(folder, Path("logs"))] == list(STAGES)
 
 

@@ -14,6 +14,7 @@ it relies on. TRL computes the loss: it sees one row a turn, whose mask carries 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,9 @@ from trl.models.utils import prepare_deepspeed, unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
 
 from rewards.mix import RewardMix, RewardTerm
+from train.episode_tables import EpisodeRow, combine, log_to_wandb, metrics, write_page, write_table
 from train.episodes import (
+    Judged,
     LossType,
     Roles,
     TurnRow,
@@ -64,6 +67,8 @@ from whilst.episode import polls
 from whilst.recipe import save_resolved
 from whilst.render import RenderConfig, Renderer
 from whilst.sample import Sample, read_samples
+
+COUNTED = ("groups", "equal_groups", "resampled_groups", "rejected_groups")  # metrics groups/<name>, of all ranks
 
 
 class GRPOError(ValueError):
@@ -158,7 +163,7 @@ def render_config(contract: Contract, context: Context | None) -> RenderConfig:
 class EpisodeGRPOTrainer(GRPOTrainer):
     """GRPOTrainer whose completions are the turns of episodes. Overridden: where batches come from
     (get_train_dataloader, _prepare_inputs), the forward (_get_per_token_logps_and_entropies), guards around the loss
-    (_compute_loss), and checkpoints (_save_checkpoint, _load_from_checkpoint)."""
+    (_compute_loss), what is logged (log) and checkpoints (_save_checkpoint, _load_from_checkpoint)."""
 
     args: GRPOConfig
 
@@ -189,6 +194,8 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         self._inputs: dict[str, Any] = {}
         self._logps = torch.zeros(0)
         self._resume: Path | None = None
+        self._shown: list[Judged] = []  # episodes for the next tables
+        self._gaps: dict[tuple[str, int], float] = {}  # largest gap by sample and rollout
         self._buffered_inputs: Any = None
         self.per_generation = recipe.optim.accumulation * recipe.loss.updates  # micro-batches
 
@@ -336,8 +343,10 @@ class EpisodeGRPOTrainer(GRPOTrainer):
     def _check_gap(self, logps: torch.Tensor, batch: dict[str, Any]) -> None:
         """Log |rollout - trainer| log-probs; stop every rank where they differ too much on one."""
         sampled = batch["sampled"].to(logps.device)
-        gap = (logps - batch["sampling_logps"].to(logps.device)).abs()[sampled]
-        gap = gap.nan_to_num(nan=float("inf"))
+        apart = (logps - batch["sampling_logps"].to(logps.device)).abs().nan_to_num(nan=float("inf")) * sampled
+        for (sample, rollout, _), value in zip(batch["names"], apart.max(-1).values.tolist(), strict=False):
+            self._gaps[sample, rollout] = max(value, self._gaps.get((sample, rollout), 0.0))
+        gap = apart[sampled]
         highest, mean = (gap.max().item(), gap.mean().item()) if gap.numel() else (0.0, 0.0)
         highest, mean = self._highest([highest, mean])
         self._metrics["train"]["rollout_gap/max"].append(highest)
@@ -397,12 +406,37 @@ class EpisodeGRPOTrainer(GRPOTrainer):
     # --- what is logged ---------------------------------------------------------------------------------------------
 
     def _note(self, made: Generation, number: int) -> None:
+        """Metrics of all ranks' episodes; some of this rank's are kept for the next tables."""
         judged = made.judged
-        self._metrics["train"]["reward"].append(float(np.mean([j.mixed.total for j in judged])))
-        self._metrics["train"]["told"].append(
-            float(np.mean([bool(t.text) for j in judged for t in j.episode.thoughts]))
-        )
-        self._metrics["train"]["equal"].append(made.counts["equal_groups"])
+        tally = metrics([one.episode for one in judged], [one.mixed for one in judged])
+        told = gather_object([(tally, made.counts)])
+        counts: Counter[str] = sum((counts for _, counts in told), Counter())
+        figures = combine(tally for tally, _ in told).means()
+        figures |= {f"groups/{name}": float(counts[name]) for name in COUNTED}
+        for name, value in figures.items():
+            self._metrics["train"][name].append(value)
+        self._shown = judged[: self.recipe.log_episodes]
+        self._gaps = {}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        if self._shown and self.accelerator.is_main_process:
+            rows = [
+                EpisodeRow(
+                    self.state.global_step,
+                    i // self.recipe.rollout.rollouts,
+                    one.episode,
+                    one.mixed,
+                    one.advantage,
+                    self._gaps.get((one.episode.sample.id, one.episode.rollout)),
+                )
+                for i, one in enumerate(self._shown)
+            ]
+            write_table(rows, Path(self.recipe.output))
+            write_page(rows, [one.clips for one in self._shown], Path(self.recipe.output))
+            if "wandb" in self.recipe.report_to:
+                log_to_wandb(rows)
+        self._shown = []
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -419,11 +453,18 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         self.accelerator.wait_for_everyone()  # the mark of completeness comes next, and counts for all ranks
 
     def _load_buffer(self, checkpoint: Path) -> list[dict[str, Any]] | None:
-        file = self._buffer_file(checkpoint)
-        return torch.load(file, weights_only=True) if file.exists() else None
+        """What a checkpoint inside a generation keeps of it. GRPOError where this rank's part is missing."""
+        if self._step % (self.per_generation * self.num_iterations) == 0:
+            return None
+        with self._on_all_ranks():
+            file = self._buffer_file(checkpoint)
+            if not file.exists():
+                raise GRPOError(f"{file}: missing, but the checkpoint lies inside a generation; resume on as many ranks")
+            batches: list[dict[str, Any]] = torch.load(file, weights_only=True)
+        return batches
 
     def _buffer_file(self, checkpoint: Path) -> Path:
-        return checkpoint / f"rollouts-rank{self.accelerator.process_index}.pt"
+        return checkpoint / f"rollouts-{self.accelerator.process_index}-of-{self.accelerator.num_processes}.pt"
 
 
 def _scored_by_rollouts(**columns: Any) -> Any:

@@ -32,6 +32,7 @@ STAGES = {
     "synth": ("data_pipeline.synth", "SynthRecipe"),
     "tiny": ("whilst.tiny", "TinyRecipe"),
     "sft": ("train.sft", "SFTRecipe"),
+    "grpo": ("train.grpo", "GRPORecipe"),
     "eval": ("evaluation.run", "EvalRecipe"),
 }
 PACKAGES = ("whilst", "data_pipeline", "train", "rewards", "evaluation")
@@ -134,6 +135,13 @@ def sft(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Fine-tune on samples."""
     loaded = load_for("sft", recipe, overrides)
     typer.echo(stage_module("sft").run(loaded))
+
+
+@app.command()
+def grpo(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Train on the rewards of the checkpoint's own episodes."""
+    loaded = load_for("grpo", recipe, overrides)
+    typer.echo(stage_module("grpo").run(loaded))
 
 
 @app.command("eval")

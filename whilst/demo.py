@@ -22,7 +22,7 @@ from rich.table import Table
 
 from whilst.recipe import stage_of
 
-ORDER = ("world", "synth", "tiny", "sft", "eval")
+ORDER = ("world", "synth", "tiny", "sft", "grpo", "eval")
 FRAGMENT = "base.yaml"  # what the others extend; no recipe by itself
 # One thread a process: two OpenMP threads on two cores collapse as soon as two processes run.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}

@@ -10,8 +10,9 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Literal
 
-from data_pipeline.builders.assemble import assemble
+from data_pipeline.builders.assemble import Said, assemble
 from data_pipeline.builders.script import Builder, Plan, Script
 from data_pipeline.graph import Edge, Graph
 from data_pipeline.queries.ask import Ask, Reply
@@ -26,7 +27,11 @@ SHOWN = ("in", "out", "touch", "hide", "change", "move")  # what thoughts tell o
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """Weights need not add up to one; `subkinds` weighs a finer kind within its kind, 1 where left out."""
+    """Weights need not add up to one; `subkinds` weighs a finer kind within its kind, 1 where left out.
+
+    `idle` is the thought of a segment in which nothing happens, "" for silence. `silent`: the share of the other
+    thoughts that are left silent as well, as a lazy annotator leaves them; replies are right all the same.
+    """
 
     queries: Mapping[str, float] = field(
         default_factory=lambda: {
@@ -39,6 +44,8 @@ class WorldSettings:
     )
     subkinds: Mapping[str, float] = field(default_factory=dict)
     queries_per_video: int = 3
+    idle: Literal["none .", ""] = "none ."
+    silent: float = 0.0
 
     def __post_init__(self) -> None:
         for name, weights, known in (("queries", self.queries, KINDS), ("subkinds", self.subkinds, SUBKINDS)):
@@ -51,6 +58,8 @@ class WorldSettings:
             raise SynthError(f"world.queries: {dict(self.queries)!r}: must be weights of which one is above 0")
         if self.queries_per_video < 1:
             raise SynthError(f"world.queries_per_video: {self.queries_per_video!r}: must be at least 1")
+        if not 0.0 <= self.silent <= 1.0:
+            raise SynthError(f"world.silent: {self.silent!r}: must be a share from 0 to 1")
 
 
 def plan(source: Source, settings: WorldSettings, write: Write, seed: int) -> Plan:
@@ -94,14 +103,23 @@ def _choose(pool: list[tuple[Ask, str]], settings: WorldSettings, rng: random.Ra
 
 
 def tell(source: Source, script: Script, settings: WorldSettings, write: Write, seed: int) -> Sample:
-    """A thought a segment, `none .` where nothing happens, and the replies, each off the graph as of its moment."""
-    thoughts, seen = [], 0.0
+    """A thought or a silence a segment, and the replies, each off the graph as of its moment.
+
+    `meta.shown_edges` holds the edges of every segment, whether its thought says them or not.
+    """
+    thoughts: list[Said | None] = []
+    shown, seen = [], 0.0
     for segment in script.segments:
-        new = [edge for edge in source.graph.as_of(segment.end).new(seen, segment.end) if edge.relation in SHOWN]
-        texts = [_phrase(edge, source.graph.as_of(segment.end)) for edge in new]
-        thoughts.append((f"{' '.join(texts) or 'none'} .", tuple(edge.id for edge in new)))
+        known = source.graph.as_of(segment.end)
+        new = [edge for edge in known.new(seen, segment.end) if edge.relation in SHOWN]
+        text = f"{' '.join(_phrase(edge, known) for edge in new)} ." if new else settings.idle
+        untold = bool(new) and draw(seed, source.id, "silent", segment.end).random() < settings.silent
+        ids = tuple(edge.id for edge in new)
+        thoughts.append((text, ids) if text and not untold else None)
+        shown.append(list(ids))
         seen = segment.end
-    return assemble(source, script, "world", thoughts, {ask.id: _replies(ask, source, script) for ask in script.asks})
+    replies = {ask.id: _replies(ask, source, script) for ask in script.asks}
+    return assemble(source, script, "world", thoughts, replies, {"shown_edges": shown})
 
 
 def _replies(ask: Ask, source: Source, script: Script) -> list[tuple[float, Reply | None]]:

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from data_pipeline.builders.script import Plan, Script
-from data_pipeline.builders.world import KINDS, WorldSettings, plan, questions, tell
+from data_pipeline.builders.world import BUILDER, KINDS, WorldSettings, plan, questions, tell
+from data_pipeline.doctor.causality import CausalityReport, check_source
+from data_pipeline.filters import FilterSettings
+from data_pipeline.filters.apply import problems
 from data_pipeline.source import Source, SynthError
 from data_pipeline.text.task import Task
 from data_pipeline.world.build import BuildReport, source_of
@@ -219,9 +222,92 @@ def test_what_comes_later_changes_nothing_that_was_said() -> None:
     assert changed > 20
 
 
+# ---- A lazy annotator
+
+LAZY = WorldSettings(idle="", silent=0.5)
+
+
+def spoken(sample: Sample) -> list[str]:
+    """The thought of every segment, "" for a silence."""
+    thoughts = [e for e in sample.events if isinstance(e, Thought) or (isinstance(e, Silence) and e.query is None)]
+    assert [event.time for event in thoughts] == [segment.end for segment in sample.segments()]
+    return [event.text if isinstance(event, Thought) else "" for event in thoughts]
+
+
+def others(sample: Sample) -> list[Any]:
+    """All events but thoughts and the silences in their place."""
+    return [e for e in sample.events if not isinstance(e, Thought) and not (isinstance(e, Silence) and e.query is None)]
+
+
+def test_a_lazy_annotator_leaves_its_share_of_thoughts_silent_and_nothing_else() -> None:
+    told = happened = 0
+    for whole, lazy in zip(made(n=300), made(n=300, settings=LAZY), strict=True):
+        validate(lazy.sample)
+        assert others(lazy.sample) == others(whole.sample), "queries, answers and evidence stay"
+        for text, gold in zip(spoken(lazy.sample), spoken(whole.sample), strict=True):
+            assert text in ("", gold) and text != "none ."
+            happened += gold != "none ."
+            told += text != ""
+        differ = {key for key in whole.sample.meta if whole.sample.meta[key] != lazy.sample.meta[key]}
+        assert differ <= {"thought_edges"}
+    # 1,000 thoughts or so, each silent with chance 1/2: three standard deviations are 0.05.
+    assert happened > 800 and abs(told / happened - 0.5) < 0.05
+
+
+@pytest.mark.parametrize(("silent", "told"), [(0.0, 1.0), (1.0, 0.0)])
+def test_all_or_none_are_left_silent(silent: float, told: float) -> None:
+    for one in made(n=30, settings=WorldSettings(idle="", silent=silent)):
+        texts, edges = spoken(one.sample), one.sample.meta["shown_edges"]
+        assert [bool(text) for text in texts] == [bool(told and of_segment) for of_segment in edges]  # type: ignore[union-attr]
+    for one in made(n=30, settings=WorldSettings(silent=silent)):
+        assert spoken(one.sample).count("none .") == list(one.sample.meta["shown_edges"]).count([])  # type: ignore[arg-type]
+
+
+def test_what_is_left_untold_can_be_found_in_meta() -> None:
+    """thought_edges has the thoughts that were written, shown_edges every segment."""
+    untold = 0
+    for one in made(n=50, settings=LAZY):
+        texts, meta = spoken(one.sample), one.sample.meta
+        shown: Any = meta["shown_edges"]
+        by_id = {edge.id: edge for edge in one.source.graph.edges}
+        for segment, ids in zip(one.sample.segments(), shown, strict=True):
+            assert all(segment.start < by_id[id].knowable_at <= segment.end for id in ids)
+        assert meta["thought_edges"] == [ids for ids, text in zip(shown, texts, strict=True) if text]
+        untold += sum(bool(ids) and not text for ids, text in zip(shown, texts, strict=True))
+    assert untold > 50
+
+
+def test_what_is_silent_depends_on_seed_source_and_segment_alone() -> None:
+    one = made(n=1, settings=LAZY)[0]
+
+    def told(source: Source, seed: int, settings: WorldSettings = LAZY) -> list[bool]:
+        return [bool(text) for text in spoken(tell(source, one.script, settings, unwritten, seed))]
+
+    busy = [[bool(t) for t in spoken(o.sample)] for o in made(n=40, settings=LAZY)]
+    assert busy == [[bool(t) for t in spoken(o.sample)] for o in made(n=40, settings=LAZY)]
+    assert told(one.source, 0) == told(one.source, 0, replace(LAZY, queries_per_video=1))
+    seeds = {tuple(told(one.source, seed)) for seed in range(20)}
+    sources = {tuple(told(replace(one.source, id=f"x-{i}"), 0)) for i in range(20)}
+    assert len(seeds) > 3 and len(sources) > 3
+    more = [told(one.source, 0, replace(LAZY, silent=share)) for share in (0.2, 0.5, 0.8)]
+    assert all(b <= a for one, other in pairwise(more) for a, b in zip(one, other, strict=True)), "one draw a segment"
+
+
+def test_lazy_samples_are_clean() -> None:
+    """No filter finds anything, and nothing that is said, or left unsaid, depends on what comes later."""
+    report = CausalityReport()
+    for one in made(n=40, settings=LAZY) + made(HARD, n=20, settings=LAZY):
+        assert problems(one.sample, one.source, FilterSettings()) == []
+        report.add(check_source(one.source, BUILDER, LAZY, unwritten, 0, cuts=4))
+    assert report.leaks == [] and report.clean
+    assert report.compared["thought"] > 100 and report.compared["silence"] > 100
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"silent": 1.5}, r"world\.silent: 1\.5: must be a share from 0 to 1"),
+        ({"silent": float("nan")}, r"world\.silent: nan: must be a share"),
         ({"queries_per_video": 0}, r"world\.queries_per_video: 0: must be at least 1"),
         ({"queries": {"backward": 0.0}}, r"world\.queries: .*above 0"),
         ({"queries": {"future": 1.0}}, r"world\.queries: 'future': must be one of backward"),

@@ -12,6 +12,7 @@ from evaluation.controls import (
     last_frames,
     shuffle_thoughts,
     swapped,
+    unasked,
     without_video,
 )
 from evaluation.predict import Episode, EvaluationError, Reply, polls
@@ -131,6 +132,12 @@ def test_cut_episodes_score_as_whole_samples(samples: list[Sample], clips: list[
     scored = score(samples, episodes)
     assert len(scored) == sum(len(sample.queries()) for sample in samples)
     assert all(item.right for item in scored), "gold replies are right however the sample is cut"
+
+
+def test_unasked_samples_keep_their_segments(samples: list[Sample]) -> None:
+    for sample, before in zip(unasked(samples), samples, strict=True):
+        assert sample.segments() == sample.events == before.segments() and sample.id == before.id
+    assert put(unasked(samples)) == []
 
 
 def test_swapped_thoughts_are_the_next_videos() -> None:

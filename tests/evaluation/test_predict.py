@@ -1,14 +1,16 @@
 """Predictions on tiny checkpoints: one reply a poll, nothing from the future, controls that act on queries alone."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from evaluation.controls import drop_thoughts, last_frames, shuffle_thoughts, without_video
-from evaluation.predict import Episode, polls, predict
+from evaluation.controls import drop_thoughts, last_frames, shuffle_thoughts, unasked, without_video
+from evaluation.predict import Episode, drawn, polls, predict
 from whilst.checkpoint import Checkpoint
 from whilst.clips import SegmentClip
 from whilst.runtime import RuntimeStateError
@@ -101,6 +103,61 @@ def test_given_thoughts_are_written_in_place_of_its_own(
         )
         assert [[text for _, text, _ in episode.thoughts] for episode in episodes] == given
         assert all(finished for episode in episodes for _, _, finished in episode.thoughts)
+
+
+def test_given_thoughts_are_written_whole_and_an_empty_one_is_silence(
+    new_checkpoint: New, samples: list[Sample], clips: list[list[SegmentClip]]
+) -> None:
+    checkpoint = new_checkpoint(layout="recurrent_packed", rule="text_memory")
+    long = [["in-1 red-circle . " * 6 for _ in of_sample] for of_sample in clips]
+    assert [text for _, text, _ in predict(checkpoint, samples, clips, **LIMITS, thoughts=long)[0].thoughts] == long[0]
+    silent = predict(checkpoint, samples, clips, **LIMITS, thoughts=[["" for _ in of_sample] for of_sample in clips])
+    assert {thought[1:] for episode in silent for thought in episode.thoughts} == {("", True)}
+    never = predict(new_checkpoint(False, layout="recurrent_packed", rule="text_memory"), samples, clips, **LIMITS)
+    assert replies(silent) == replies(never), "nothing is kept of a silence"
+
+
+def test_a_reader_of_its_own_thoughts_replies_as_ever(
+    new_checkpoint: New, samples: list[Sample], clips: list[list[SegmentClip]]
+) -> None:
+    checkpoint = new_checkpoint(layout="recurrent_packed", rule="text_memory")
+    given = [[text for _, text, _ in e.thoughts] for e in predict(checkpoint, unasked(samples), clips, **LIMITS)]
+    # An unfinished thought is closed when it is read again; the memory takes its words alone, so replies stay.
+    whole = predict(checkpoint, samples, clips, **LIMITS)
+    assert [[text for _, text, _ in e.thoughts] for e in whole] == given, "thoughts do not depend on queries"
+    assert replies(predict(checkpoint, samples, clips, **LIMITS, thoughts=given)) == replies(whole)
+
+
+def test_drawn_thoughts_depend_on_seed_and_sample_alone(
+    new_checkpoint: New, samples: list[Sample], clips: list[list[SegmentClip]]
+) -> None:
+    checkpoint = new_checkpoint()
+    one = predict(checkpoint, samples, clips, **LIMITS, temperature=1.0, seed=3)
+    assert one == predict(checkpoint, samples, clips, **LIMITS, temperature=1.0, seed=3, batch=1)
+    assert one[1:] == predict(checkpoint, samples[1:], clips[1:], **LIMITS, temperature=1.0, seed=3)
+    thoughts = [episode.thoughts for episode in one]
+    assert thoughts != [e.thoughts for e in predict(checkpoint, samples, clips, **LIMITS, temperature=1.0, seed=4)]
+    greedy = predict(checkpoint, samples, clips, **LIMITS)
+    assert thoughts != [e.thoughts for e in greedy]
+    cold = predict(checkpoint, samples, clips, **LIMITS, temperature=1e-6, seed=3)
+    assert cold == greedy
+
+
+def test_tokens_are_drawn_by_their_probabilities() -> None:
+    scores = torch.tensor([[0.0, 1.0, -torch.inf, 2.0]])
+    sampler = drawn(["a"], 0.5, 0)
+    counts = Counter(sampler(scores, [True])[0] for _ in range(4000))
+    shares = torch.softmax(scores[0] / 0.5, -1)  # .016, .117, 0, .867
+    assert counts[2] == 0
+    # Three standard deviations of the largest variance, .117 * .883 over 4000 draws, are .015.
+    assert all(abs(counts[i] / 4000 - float(shares[i])) < 0.016 for i in range(4))
+    rows = [drawn(names, 1.0, 0) for names in (["a", "b"], ["a", "a"])]
+    drew = [[sampler(scores.expand(2, -1), [True, True]) for _ in range(20)] for sampler in rows]
+    assert any(a != b for a, b in drew[0]) and all(a == b for a, b in drew[1])
+    assert [a for a, _ in drew[0]] == [a for a, _ in drew[1]]
+    waits = drawn(["a", "b"], 1.0, 0)
+    waits(scores.expand(2, -1), [True, False])
+    assert [waits(scores.expand(2, -1), [False, True])[1] for _ in range(20)] == [b for _, b in drew[0]]
 
 
 def test_dropped_thoughts_answer_as_if_there_had_been_none(

@@ -377,6 +377,122 @@ def test_terminal_table(report: dict[str, Any]) -> None:
     assert only.row_count == len(ARMS) and "missing" in out.getvalue()
 
 
+# ---- What training changed
+
+
+def random_gains(rng: np.random.Generator) -> dict[str, dict[str, float | int]]:
+    def gain() -> dict[str, float | int]:
+        low, middle, high = sorted(float(x) for x in rng.uniform(-1, 1, 3))
+        return {"n": int(rng.integers(10, 999)), "gain": middle, "ci_low": low, "ci_high": high}
+
+    return {kind: gain() for kind in KINDS}
+
+
+@pytest.fixture
+def learnt(report: dict[str, Any]) -> dict[str, Any]:
+    """The report with all that an evaluation of reinforcement learning adds: causal learnt from rewards."""
+    rng = np.random.default_rng(1)
+
+    def shares() -> dict[str, dict[str, float | int]]:
+        values = list(random_figures(rng).values())[:4]
+        names = ("told", "true", "correct", "false_alarms")
+        return {
+            name: {"share" if key == "accuracy" else key: number for key, number in value.items()}
+            for name, value in zip(names, values, strict=True)
+        }
+
+    report["settings"]["readers"] = {"reads": {"reader": "thinking", "writer": "causal"}}
+    return report | {
+        "controls_by_arm": {"thinking": report["controls"], "causal": {"thoughts_greedy": random_figures(rng)}},
+        "readers": {"reads": random_figures(rng)},
+        "gains": {
+            "causal": {"baseline": "thinking"} | random_gains(rng),
+            "causal/thoughts_greedy": {"baseline": "thinking"} | random_gains(rng),
+        },
+        "thought_shares": {"thinking": shares(), "causal/thoughts_greedy": shares()},
+        "reward_curves": {"causal": [{"step": i, "reward": i / 4, "told": 0.5} for i in range(1, 5)]},
+    }
+
+
+def test_all_that_was_learnt_is_on_the_page(learnt: dict[str, Any], pictures: Pictures, tmp_path: Path) -> None:
+    page = write_report(learnt, tmp_path, pictures)
+    _, text = read(page)
+    for name, by_kind in learnt["gains"].items():
+        assert f"{name} from {by_kind['baseline']}" in text
+        for kind in KINDS:
+            gain = by_kind[kind]
+            low, high = points(gain["ci_low"]), points(gain["ci_high"])
+            assert f"{points(gain['gain'])} [{low}, {high}] n = {gain['n']}" in text
+    groups = [learnt["readers"], learnt["controls_by_arm"]["causal"]]
+    figures = [f for group in groups for by_kind in group.values() for k, f in by_kind.items() if "/" not in k]
+    assert all(shown(figure) in text for figure in figures)
+    for by_name in learnt["thought_shares"].values():
+        for name, share in by_name.items():
+            figure = {"accuracy": share["share"], **share}
+            assert (shown(figure) if name != "true" else f"{100 * share['share']:.1f}% of {share['n']}") in text
+    assert "reads: thinking answers from what causal writes" in text
+    assert "thinking thoughts of causal" in text and "causal its own thoughts" in text
+    assert "causal (text memory) and its controls" in text and text.count("(text memory) and its controls: back") == 2
+    assert "causal: from 0.25 at step 1 to 1 at 4" in page.read_text() and "No curve" not in text
+    assert page.read_text().count("<polyline") == 2 * len(learnt["curves"]) + 2
+
+
+def test_parts_that_a_report_does_not_have_leave_no_heading(report: dict[str, Any], tmp_path: Path) -> None:
+    text = write_report(report, tmp_path, Pictures()).read_text()
+    assert not re.search("<h2>(Gains|Readers|Thoughts)</h2>", text)
+
+
+def test_reward_curves_without_told_segments(learnt: dict[str, Any], tmp_path: Path) -> None:
+    learnt["reward_curves"] = {"causal": [{"step": 1, "reward": -0.5}, {"step": 2, "reward": 0.5}]}
+    text = write_report(learnt, tmp_path, Pictures()).read_text()
+    assert ">Reward<" in text and "Segments with a thought" not in text
+
+
+def test_the_headline_says_what_was_gained(learnt: dict[str, Any]) -> None:
+    learnt["gains"] = {
+        "causal": {"baseline": "thinking", "backward": {"n": 9, "gain": 0.2, "ci_low": 0.1, "ci_high": 0.25}},
+        "x": {"baseline": "thinking", "order": {"n": 9, "gain": 0.2, "ci_low": 0.1, "ci_high": 0.25}},
+    }
+    said = headline(learnt)
+    assert said.endswith(" causal against thinking: +20.0 points [+10.0, +25.0].") and "x against" not in said
+
+
+@pytest.mark.parametrize(
+    ("gain", "message"),
+    [
+        ({"backward": {"n": 9, "gain": 0.2, "ci_low": 0.3, "ci_high": 0.4}}, "report.gains.g: a gain needs its base"),
+        (
+            {"baseline": "x", "order": {"n": 9, "gain": 0.2, "ci_low": 0.3, "ci_high": 0.4}},
+            "gains.g.order: .*<=",
+        ),
+        ({"baseline": "x", "order": {"n": 9, "gain": -2.0, "ci_low": -2.0, "ci_high": 0.4}}, "-1 <= ci_low <= gain"),
+        ({"baseline": "x", "order": {"n": 9, "accuracy": 0.2}}, "gain, ci_low, ci_high is missing"),
+    ],
+)
+def test_impossible_gains_are_refused(gain: dict[str, Any], message: str, learnt: dict[str, Any]) -> None:
+    with pytest.raises(ReportError, match=message):
+        figures.gains(learnt | {"gains": {"g": gain}})
+
+
+def test_the_terminal_shows_gains_and_readers(learnt: dict[str, Any]) -> None:
+    out = StringIO()
+    shown_tables = print_table(learnt, Console(file=out, width=300))
+    assert [table.row_count for table in shown_tables] == [len(ARMS), 1, 2, len(CONTROLS), 1, 1]
+    text = out.getvalue()
+    gain = learnt["gains"]["causal"]["backward"]
+    assert points(gain["gain"]) in text and f"{100 * gain['ci_low']:.0f} to {100 * gain['ci_high']:.0f}" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_silence_is_right_where_the_sample_is_idle(learnt: dict[str, Any], pictures: Pictures, tmp_path: Path) -> None:
+    learnt["settings"]["idle_thought"] = "none ."
+    thoughts = [[11.0, "in-1 red-circle .", True], [12.0, "", True], [13.0, "", True], [14.0, "none .", True]]
+    learnt["episodes"]["thinking"][0]["thoughts"] = thoughts
+    _, text = read(write_report(learnt, tmp_path, pictures))
+    assert text.count("thinks (silence) ✓ right") == 1
+    assert "thinks (silence) ✗ wrong expected in-3 red-circle ." in text
+
+
 def test_facts_flatten_any_value() -> None:
     value = {"a": {"b": 1.5, "c": None}, "d": [1, 2], "e": [{"f": True}], "g": "", "h": {}, "i": [], "j": "x\ny"}
     assert facts(value) == [

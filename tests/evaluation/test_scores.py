@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from evaluation.predict import Episode, Reply
-from evaluation.scores import Scored, interval, score, summary, thought_accuracy
-from whilst.sample import Answer, Query, Sample, Segment, Silence, Video
+from evaluation.scores import Scored, gain, interval, score, summary, tells, thought_accuracy, thought_shares
+from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought, Video
 
 
 def episode(*replies: Reply, sample: str = "a") -> Episode:
@@ -146,5 +146,88 @@ def test_summary_conserves_queries() -> None:
 def test_thoughts_are_right_word_for_word(sample: Sample) -> None:
     texts = ["in-1 red-circle .", "none", "in-3 red-circle .", "none ."]
     thinking = Episode("a", [(11.0 + i, text, True) for i, text in enumerate(texts)])
-    assert thought_accuracy([sample], [thinking]) == 0.75
-    assert thought_accuracy([sample], [Episode("a")]) is None
+    assert thought_accuracy([sample], [thinking], "none .") == 0.75
+    assert thought_accuracy([sample], [Episode("a")], "none .") is None
+
+
+def test_silence_is_as_right_as_the_idle_phrase(sample: Sample) -> None:
+    # gold: in-1 red-circle . | none . | in-3 red-circle . | none .
+    silent = Episode("a", [(11.0 + i, "", True) for i in range(4)])
+    assert thought_accuracy([sample], [silent], "none .") == 0.5
+    assert thought_accuracy([sample], [silent], "nothing .") == 0.0, "where the samples say it otherwise"
+    cut = Episode("a", [(11.0 + i, "none .", False) for i in range(4)])
+    assert thought_accuracy([sample], [cut], "none .") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("", False), (" \n", False), ("none .", False), (" none .\n", False), ("none", True), (".", True)],
+)
+def test_a_thought_tells_something_unless_it_is_empty_or_idle(text: str, says: bool) -> None:
+    assert tells(text, "none .") is says
+
+
+def wrote(name: str, *texts: str | None, cut: int | None = None) -> Episode:
+    """An episode with a thought a segment; None: none was written; `cut`: the one that the token limit cut."""
+    return Episode(name, [(11.0 + i, text, i != cut) for i, text in enumerate(texts) if text is not None])
+
+
+def test_shares_of_thoughts_by_hand(new_sample: Callable[..., Sample]) -> None:
+    # Each sample: in-1 red-circle . | none . | in-3 red-circle . | none . : two of four segments tell something.
+    samples = [new_sample(name) for name in "abc"]
+    episodes = [
+        wrote("a", "in-1 red-circle .", "none .", "", ""),  # told 1, right 1 of 2, false 0 of 2
+        wrote("b", "in-1 blue-square .", "in-2 red-circle .", "in-3 red-circle .", "none ."),  # told 3, 1 of 2, 1 of 2
+        wrote("c", None, "", "in-3 red-circle .", "none", cut=2),  # told 2, 0 of 2 (cut), 1 of 2
+    ]
+    shares = thought_shares(samples, episodes, "none .", draws=200)
+    assert shares is not None
+    assert {name: (share["n"], share["share"]) for name, share in shares.items()} == {
+        "told": (12, 6 / 12),
+        "true": (12, 6 / 12),
+        "correct": (6, 2 / 6),
+        "false_alarms": (6, 2 / 6),
+    }
+    # Videos are drawn whole: each has the same true share, so drawing changes nothing; not so what was told.
+    assert shares["true"]["ci_low"] == shares["true"]["ci_high"] == 0.5
+    assert shares["told"]["ci_low"] == 1 / 4 and shares["told"]["ci_high"] == 3 / 4
+    assert thought_shares(samples, episodes, "none .", draws=200) == shares
+
+
+def test_shares_of_arms_that_are_silent_or_do_not_think(sample: Sample) -> None:
+    silent = thought_shares([sample], [wrote("a", "", "", "", "")], "none .")
+    assert silent is not None and silent["told"]["share"] == silent["correct"]["share"] == 0.0
+    assert thought_shares([sample], [Episode("a")], "none .") is None
+    # A sample's own silence in place of a thought is a segment in which nothing happens.
+    quiet = sample.with_events(Silence(e.time) if isinstance(e, Thought) else e for e in sample.events)
+    shares = thought_shares([quiet], [wrote("a", "x", "", "", "")], "none .")
+    assert shares is not None and set(shares) == {"told", "true", "false_alarms"}
+    assert shares["true"]["share"] == 0.0 and shares["false_alarms"]["share"] == 0.25
+
+
+def test_a_gain_is_paired() -> None:
+    # One of ten videos flips to right: the others cancel out, whatever their accuracy.
+    before = made({f"{i}": [i % 2 == 0, True] for i in range(10)})
+    after = made({f"{i}": [i % 2 == 0 or i == 1, True] for i in range(10)})
+    found = gain(after, before, 2000, 0)["backward"]
+    assert (found["n"], found["gain"]) == (20, 1 / 20)
+    assert found["ci_low"] == 0.0 and found["ci_high"] <= 0.15
+    own = interval(after, 2000, 0)
+    assert own["ci_high"] - own["ci_low"] > found["ci_high"] - found["ci_low"]
+    back = gain(before, after, 2000, 0)["backward"]
+    assert (back["gain"], back["ci_low"], back["ci_high"]) == (-found["gain"], -found["ci_high"], 0.0)
+    assert gain(after, after)["all"] == {"n": 20, "gain": 0.0, "ci_low": 0.0, "ci_high": 0.0}
+    every = gain(made({"a": [True] * 3, "b": [True]}), made({"a": [False] * 3, "b": [False]}))["all"]
+    assert every == {"n": 4, "gain": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+
+
+def test_a_gain_has_the_groups_of_a_summary() -> None:
+    scored = made({"a": [True, False]}) + made({"a": [True]}, "order", "order")
+    assert list(gain(scored, scored)) == list(summary(scored)) == ["all", "backward", "backward/count", "order"]
+
+
+def test_a_gain_over_other_queries_is_refused() -> None:
+    with pytest.raises(ValueError, match="the same queries"):
+        gain(made({"a": [True]}), made({"b": [True]}))
+    with pytest.raises(ValueError, match="the same queries"):
+        gain(made({"a": [True]}), made({"a": [True, True]}))
