@@ -14,6 +14,7 @@ it relies on. TRL computes the loss: it sees one row a turn, whose mask carries 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -329,16 +330,19 @@ class EpisodeGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self._inputs = inputs
         loss: torch.Tensor = super()._compute_loss(model, inputs)
+        if self._highest([int(not torch.isfinite(loss))])[0]:
+            self._not_finite("the loss", inputs, self._logps)
         if "old_per_token_logps" not in inputs:  # these weights are the rollout's
             self._check_gap(self._logps, inputs)
-        bad = self._highest([int(not torch.isfinite(loss))])[0]
-        if bad:
-            self._dump(inputs, self._logps, "loss.json")
-            raise GRPOError(
-                f"the loss at step {self.state.global_step} is not finite on some rank; its rows are in loss.json of "
-                f"the run's folder. A lower learning rate or loss.max_grad_norm may help; nothing was updated"
-            )
         return loss
+
+    def _not_finite(self, what: str, batch: dict[str, Any], logps: torch.Tensor) -> None:
+        self._dump(batch, logps, "loss.json")
+        raise GRPOError(
+            f"step {self.state.global_step}: {what} is not finite on some rank; the turn is in rank*-loss.json of the "
+            f"run's folder, and nothing was updated from it. If grad_norm rose before: go back to an earlier checkpoint, "
+            f"with a lower learning rate or optim.max_grad_norm"
+        )
 
     def _check_gap(self, logps: torch.Tensor, batch: dict[str, Any]) -> None:
         """Log |rollout - trainer| log-probs; stop every rank where they differ too much on one."""
@@ -351,6 +355,8 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         highest, mean = self._highest([highest, mean])
         self._metrics["train"]["rollout_gap/max"].append(highest)
         self._metrics["train"]["rollout_gap/mean"].append(mean)
+        if not math.isfinite(highest):
+            self._not_finite("a log-prob of rollout or trainer", batch, logps)
         loss = self.recipe.loss
         if highest > loss.max_gap or mean > loss.max_mean_gap:
             self._dump(batch, logps, "gap.json")
@@ -363,8 +369,8 @@ class EpisodeGRPOTrainer(GRPOTrainer):
 
     def _dump(self, batch: dict[str, Any], logps: torch.Tensor, name: str) -> None:
         """The turn of a micro-batch on which rollout and trainer differ most, for a look at it."""
-        gap = (logps - batch["sampling_logps"].to(logps.device)).abs() * batch["sampled"].to(logps.device)
-        worst = int(gap.nan_to_num(nan=float("inf")).max(-1).values.argmax())
+        gap = (logps - batch["sampling_logps"].to(logps.device)).abs().nan_to_num(nan=float("inf"))
+        worst = int(gap.masked_fill(~batch["sampled"].to(logps.device), -1.0).max(-1).values.argmax())
         own = (batch["slots"] // gap.shape[1] == worst).nonzero()[:, 0]
         sample, rollout, turn = batch["names"][min(worst, len(batch["names"]) - 1)]
         ids = batch["forward"]["shift_labels"][0, own].tolist()
@@ -459,7 +465,7 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         with self._on_all_ranks():
             file = self._buffer_file(checkpoint)
             if not file.exists():
-                raise GRPOError(f"{file}: missing, but the checkpoint lies inside a generation; resume on as many ranks")
+                raise GRPOError(f"{file} is missing: a checkpoint inside a generation is resumed on as many ranks")
             batches: list[dict[str, Any]] = torch.load(file, weights_only=True)
         return batches
 

@@ -50,7 +50,7 @@ def policy_model(checkpoint: Any) -> Backbone:
 def renderer_of(backbone: Backbone, config: RenderConfig | str) -> Renderer:
     found = CONFIGS[config] if isinstance(config, str) else config
     if found.memory_tokens is not None:  # sampled bytes are longer as text: 5 of them fit, two thoughts often do not
-        found = replace(found, memory_tokens=30)
+        found = replace(found, memory_tokens=40)
     return Renderer(backbone.tokenizer, backbone.spec, found)
 
 
