@@ -6,25 +6,21 @@ at every time at which its sample lists a silence or an answer; the model may st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from random import Random
-
-import torch
 
 from whilst.checkpoint import Checkpoint
 from whilst.clips import SegmentClip
+from whilst.episode import Turn
 from whilst.progress import progress
-from whilst.runtime import Sampler, StreamBatch, encode_clips, forced, greedy
-from whilst.sample import Answer, Query, Sample, Segment, Silence
+from whilst.runtime import Generated, StreamBatch, encode_clips
+from whilst.sample import Sample
+from whilst.sampling import Sampler, Sampling, forced, greedy
+from whilst.watching import BeforeAsking, received_ends, watch_samples
 
 
 class EvaluationError(ValueError):
     """Samples, arms or controls that cannot be evaluated as asked; names them and the fix."""
-
-
-# called with the batch and its samples right before queries are asked; may change the text memory
-BeforeAsking = Callable[[StreamBatch], None]
 
 
 @dataclass(frozen=True)
@@ -44,28 +40,6 @@ class Episode:
     sample: str
     thoughts: list[tuple[float, str, bool]] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Poll:
-    """A moment at which a query is put to the model."""
-
-    query: Query
-    time: float
-
-
-def polls(sample: Sample) -> list[list[Poll]]:
-    """Polls by segment: entry i + 1 holds those after segment i has arrived, entry 0 those before any."""
-    steps: list[list[Poll]] = [[]]
-    queries: dict[str, Query] = {}
-    for event in sample.events:
-        if isinstance(event, Segment):
-            steps.append([])
-        elif isinstance(event, Query):
-            queries[event.id] = event
-        elif isinstance(event, Answer) or (isinstance(event, Silence) and event.query is not None):
-            steps[-1].append(Poll(queries[str(event.query)], event.time))
-    return steps
 
 
 def predict(
@@ -92,27 +66,14 @@ def predict(
         for start in range(0, len(samples), batch):
             part = slice(start, start + batch)
             given = thoughts[part] if thoughts is not None else None
-            names = [sample.id for sample in samples[part]]
-            sampler = drawn(names, temperature, seed) if temperature else greedy
+            sampler: Sampler = greedy
+            if temperature:
+                sampler = Sampling([(seed, *sample.id.encode()) for sample in samples[part]], temperature)
             episodes += _watch(
                 checkpoint, samples[part], clips[part], thought_tokens, answer_tokens, before_asking, given, sampler
             )
             advance(len(samples[part]))
     return episodes
-
-
-def drawn(names: Sequence[str], temperature: float, seed: int) -> Sampler:
-    """Draws a token on each row, by the row's name and what it has drawn before: not by the rows beside it."""
-    chances = [Random(f"{seed}/{name}") for name in names]
-
-    def sampler(scores: torch.Tensor, active: Sequence[bool]) -> Sequence[int]:
-        shares = torch.softmax(scores.double() / temperature, -1).cumsum(-1)
-        marks = [[chance.random() if wanted else 0.0] for chance, wanted in zip(chances, active, strict=True)]
-        # right: a token of share 0 is never taken, even at a mark of 0
-        tokens = torch.searchsorted(shares, torch.tensor(marks, dtype=shares.dtype), right=True)[:, 0]
-        return [min(int(token), scores.shape[1] - 1) for token in tokens]
-
-    return sampler
 
 
 def _watch(
@@ -132,42 +93,30 @@ def _watch(
         encode_clips(backbone, [(c.segment, c.images, c.times) for c in of_sample], checkpoint.contract.fps)
         for of_sample in clips
     ]
-    ends = None
-    if renderer.config.scheme == "batch":  # offline positions: the whole stream is known
-        ends = [renderer.received_end(s, [v.shape for v in view]) for s, view in zip(samples, views, strict=True)]
-    streams = StreamBatch(backbone, renderer, len(samples), received_ends=ends)
-    if any(sample.memory for sample in samples):
-        streams.remember([sample.memory or None for sample in samples])
-    episodes = [Episode(sample.id) for sample in samples]
-    asked = [polls(sample) for sample in samples]
-    steps = max(len(of_sample) for of_sample in asked)
-    for step in range(steps):
-        arriving = [view[step - 1] if 0 < step <= len(view) else None for view in views]
-        if step:
-            streams.watch(arriving)
-            if checkpoint.contract.thinks:
-                limit, streams.sampler = thought_tokens, sampler
-                if given is not None:
-                    ids = [renderer.encode(t[step - 1]) if v else None for t, v in zip(given, arriving, strict=True)]
-                    limit = max(len(of_row) + 1 for of_row in ids if of_row is not None)
-                    streams.sampler = forced(ids, renderer.boundary)
-                thoughts = streams.think([view is not None for view in arriving], limit)
-                streams.sampler = greedy
-                for episode, view, thought in zip(episodes, arriving, thoughts, strict=True):
-                    if view is not None and thought is not None:
-                        episode.thoughts.append((view.segment.end, thought.text, thought.finished))
-        due = [of_sample[step] if step < len(of_sample) else [] for of_sample in asked]
-        if not any(due):
-            continue
-        kept = streams.memory_entries() if before_asking else None
-        if before_asking:
-            before_asking(streams)
-        for i in range(max(len(d) for d in due)):
-            now = [d[i] if i < len(d) else None for d in due]
-            answers = streams.ask([poll.query if poll else None for poll in now], answer_tokens)
-            for episode, poll, answer in zip(episodes, now, answers, strict=True):
-                if poll is not None and answer is not None:
-                    episode.replies.append(Reply(poll.query.id, poll.time, answer.text, answer.finished))
-        if kept is not None:
-            streams.replace_memory(kept)
-    return episodes
+    streams = StreamBatch(backbone, renderer, len(samples), received_ends=received_ends(renderer, samples, views))
+
+    def think(batch: StreamBatch, segment: int, rows: Sequence[bool]) -> Sequence[Generated | None]:
+        limit, batch.sampler = thought_tokens, sampler
+        if given is not None:
+            ids = [renderer.encode(texts[segment]) if row else None for texts, row in zip(given, rows, strict=True)]
+            limit = max(len(of_row) + 1 for of_row in ids if of_row is not None)
+            batch.sampler = forced(ids, renderer.boundary)
+        thoughts = batch.think(rows, limit)
+        batch.sampler = greedy
+        return thoughts
+
+    turns = watch_samples(
+        streams,
+        samples,
+        views,
+        think=think if checkpoint.contract.thinks else None,
+        answer_tokens=answer_tokens,
+        before_asking=before_asking,
+    )
+    return [_episode(sample.id, of_sample) for sample, of_sample in zip(samples, turns, strict=True)]
+
+
+def _episode(sample: str, turns: Sequence[Turn]) -> Episode:
+    thoughts = [(turn.time, turn.text, turn.finished) for turn in turns if turn.query is None]
+    replies = [Reply(turn.query, turn.time, turn.text, turn.finished) for turn in turns if turn.query is not None]
+    return Episode(sample, thoughts, replies)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.predict import Episode, EvaluationError, Reply
-from whilst.sample import Query, Sample, Silence, Thought
+from rewards.queries import counting_reply, spoke_early
+from whilst.sample import Sample, Silence, Thought
 
 
 @dataclass(frozen=True)
@@ -41,23 +42,16 @@ def score(samples: Sequence[Sample], episodes: Sequence[Episode]) -> list[Scored
         asks = sample.meta.get("asks", {})
         for query in sample.queries():
             answer = sample.answers_to(query.id)[0]
-            given = sorted(replies.get((sample.id, query.id), []), key=lambda reply: reply.time)
-            got, finished = _reply_that_counts(given, query)
-            right = finished and got.strip() == answer.text.strip()
-            if query.kind == "forward":
-                right = right and not any(r.text for r in given if query.window and r.time < query.window[0])
+            given = replies.get((sample.id, query.id), [])
+            counted = counting_reply(query, given)
+            got, finished = (counted.text, counted.finished) if counted is not None else ("", False)
+            right = finished and got.strip() == answer.text.strip() and not spoke_early(query, given)
             kind = query.kind or "other"
             ask = asks.get(query.id) if isinstance(asks, Mapping) else None
             subkind = str(ask.get("subkind", kind)) if isinstance(ask, Mapping) else kind
             video = sample.video.path
             scored.append(Scored(video, query.id, kind, subkind, answer.text, got, right, finished))
     return scored
-
-
-def _reply_that_counts(given: Sequence[Reply], query: Query) -> tuple[str, bool]:
-    if query.kind == "forward" and query.window:
-        given = [reply for reply in given if query.window[0] <= reply.time <= query.window[1]]
-    return (given[0].text, given[0].finished) if given else ("", False)
 
 
 def interval(scored: Sequence[Scored], draws: int, seed: int) -> dict[str, float | int]:

@@ -15,15 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import torch
-
 from whilst.backbones.base import Backbone
 from whilst.clips import SegmentClip
 from whilst.episode import Episode
 from whilst.render import Renderer
-from whilst.runtime import StreamBatch, View, encode_clips
+from whilst.runtime import Generated, StreamBatch, View, encode_clips
 from whilst.sample import Sample
+from whilst.sampling import Sampling
 from whilst.watching import received_ends, watch_samples
 
 
@@ -59,41 +57,6 @@ class Policy(Protocol):
     def sync(self) -> None:
         """Take over the trainer's weights; called once before a batch of episodes."""
         ...
-
-
-class Sampling:
-    """Draws from softmax(scores / temperature), each stream by its own generator, and keeps the log-probs.
-
-    No top-k, top-p or penalty: the trainer's log-probs would then be those of another distribution.
-    """
-
-    def __init__(self, seeds: Sequence[tuple[int, ...]], temperature: float) -> None:
-        self.generators = [np.random.default_rng(seed) for seed in seeds]
-        self.temperature = temperature
-        self.taken: list[list[float]] = [[] for _ in seeds]
-
-    def __call__(self, scores: torch.Tensor, active: Sequence[bool]) -> Sequence[int]:
-        if self.temperature == 0:
-            chosen = scores.argmax(-1)
-            logprobs = torch.log_softmax(scores, -1)
-        else:
-            logprobs = torch.log_softmax(scores / self.temperature, -1)
-            mass = logprobs.double().exp().cumsum(-1)
-            drawn = [g.random() if wanted else 0.0 for g, wanted in zip(self.generators, active, strict=True)]
-            # the first token whose cumulated mass exceeds the draw: a token without mass is never that one
-            bar = torch.tensor(drawn, dtype=torch.float64, device=mass.device)[:, None] * mass[:, -1:]
-            chosen = (mass <= bar).sum(-1).clamp(max=scores.shape[-1] - 1)
-        numbers = logprobs.gather(-1, chosen[:, None])[:, 0].tolist()
-        for b, wanted in enumerate(active):
-            if wanted:
-                self.taken[b].append(numbers[b])
-        tokens: list[int] = chosen.tolist()
-        return tokens
-
-    def take(self, b: int) -> tuple[float, ...]:
-        """The log-probs of stream b since they were last taken."""
-        numbers, self.taken[b] = tuple(self.taken[b]), []
-        return numbers
 
 
 class ViewStore:
@@ -151,7 +114,10 @@ class StreamPolicy:
         ends = received_ends(self.renderer, samples, views)
         streams = StreamBatch(self.backbone, self.renderer, len(tasks), sampler=sampling, received_ends=ends)
 
-        def without_memory(batch: StreamBatch, asked: Sequence[bool]) -> None:
+        def think(batch: StreamBatch, segment: int, rows: Sequence[bool]) -> Sequence[Generated | None]:
+            return batch.think(rows, limits.thought_tokens)
+
+        def without_memory(batch: StreamBatch) -> None:
             entries = batch.memory_entries()
             batch.replace_memory([[] if task.no_memory else own for task, own in zip(tasks, entries, strict=True)])
 
@@ -159,8 +125,7 @@ class StreamPolicy:
             streams,
             samples,
             views,
-            thinks=self.thinks,
-            thought_tokens=limits.thought_tokens,
+            think=think if self.thinks else None,
             answer_tokens=limits.answer_tokens,
             before_asking=without_memory if any(task.no_memory for task in tasks) else None,
             logprobs=sampling.take,

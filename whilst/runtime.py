@@ -10,7 +10,7 @@ after the next read (whilst.visibility.RULES). The one-pass masked forward over 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from whilst.chunks import Chunk, Numbering, Role
 from whilst.memory import TextMemory, TwoStreamCache
 from whilst.render import Renderer
 from whilst.sample import Query, Segment
+from whilst.sampling import Sampler, greedy
 from whilst.visibility import FIELDS, GENERATED, RECEIVED, Rule, Tokens
 
 
@@ -48,26 +49,6 @@ class Generated:
     text: str
     ids: tuple[int, ...]
     finished: bool
-
-
-# (scores (B, V), active rows) -> one token a row; what it returns for a row that is not active is not used
-Sampler = Callable[[torch.Tensor, Sequence[bool]], Sequence[int]]
-
-
-def greedy(scores: torch.Tensor, active: Sequence[bool]) -> Sequence[int]:
-    """The most likely token of each row."""
-    tokens: list[int] = scores.argmax(-1).tolist()
-    return tokens
-
-
-def forced(texts: Sequence[Sequence[int] | None], boundary: int) -> Sampler:
-    """Writes given token ids on each row, then the boundary token (teacher forcing, controls)."""
-    rest = [iter([*ids, boundary]) if ids is not None else iter(()) for ids in texts]
-
-    def sampler(scores: torch.Tensor, active: Sequence[bool]) -> Sequence[int]:
-        return [next(ids) if wanted else boundary for ids, wanted in zip(rest, active, strict=True)]
-
-    return sampler
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,18 @@ written, queries are put. A stream that has no part in a step waits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from whilst.episode import Poll, Turn, polls
 from whilst.render import Renderer
 from whilst.runtime import Generated, StreamBatch, View
 from whilst.sample import Query, Sample
 
-# (the batch, which streams are asked now): called right before queries are put; may change their text memory, which is
-# put back afterwards
-BeforeAsking = Callable[[StreamBatch, Sequence[bool]], None]
-# (step, which streams think): called right before thoughts are written, e.g. to force their words
-BeforeThinking = Callable[[StreamBatch, int], None]
+# (the batch, ordinal of the segment that has arrived, which streams saw one) -> the thoughts
+Think = Callable[[StreamBatch, int, Sequence[bool]], Sequence[Generated | None]]
+# called right before queries are put; may change the text memory, which is put back afterwards
+BeforeAsking = Callable[[StreamBatch], None]
+Role = Literal["thought", "answer"]
 # stream -> log-probs of the tokens of its last turn, the boundary token included
 LogProbs = Callable[[int], tuple[float, ...]]
 
@@ -34,14 +35,15 @@ def watch_samples(
     samples: Sequence[Sample],
     views: Sequence[Sequence[View]],
     *,
-    thinks: bool,
-    thought_tokens: int,
+    think: Think | None,
     answer_tokens: int,
-    before_thinking: BeforeThinking | None = None,
     before_asking: BeforeAsking | None = None,
     logprobs: LogProbs | None = None,
 ) -> list[list[Turn]]:
-    """The turns of each sample, whose i-th segment shows views[i]. `streams` is fresh and has one stream a sample."""
+    """The turns of each sample, whose i-th segment shows views[i]. `streams` is fresh and has one stream a sample.
+
+    think: writes the thoughts about a segment; None: none are written. answer_tokens: most tokens of a reply.
+    """
     if any(sample.memory for sample in samples):
         streams.remember([sample.memory or None for sample in samples])
     kept = streams.renderer.config.queries == "kept"
@@ -53,16 +55,14 @@ def watch_samples(
         arriving = [view[step - 1] if 0 < step <= len(view) else None for view in views]
         if step:
             streams.watch(arriving)
-            if thinks:
-                if before_thinking:
-                    before_thinking(streams, step - 1)
-                record.thoughts(arriving, streams.think([view is not None for view in arriving], thought_tokens), step)
+            if think is not None:
+                record.thoughts(arriving, think(streams, step - 1, [view is not None for view in arriving]), step)
         due = [of_sample[step] if step < len(of_sample) else [] for of_sample in asked]
         if not any(due):
             continue
         entries = streams.memory_entries() if before_asking else None
         if before_asking:
-            before_asking(streams, [bool(d) for d in due])
+            before_asking(streams)
         for i in range(max(len(d) for d in due)):
             now = [d[i] if i < len(d) else None for d in due]
             if kept:
@@ -100,17 +100,8 @@ class _Recorder:
             if poll is not None and answer is not None:
                 self._add(b, "answer", poll.time, poll.query.id, answer, step)
 
-    def _add(self, b: int, role: str, time: float, query: str | None, said: Generated, step: int) -> None:
+    def _add(
+        self, b: int, role: Literal["thought", "answer"], time: float, query: str | None, said: Generated, step: int
+    ) -> None:
         numbers = self.logprobs(b) if self.logprobs else ()
-        self.turns[b].append(
-            Turn(
-                "thought" if role == "thought" else "answer",
-                time,
-                step - 1,
-                query,
-                said.text,
-                said.ids,
-                said.finished,
-                numbers,
-            )
-        )
+        self.turns[b].append(Turn(role, time, step - 1, query, said.text, said.ids, said.finished, numbers))

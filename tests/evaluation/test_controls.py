@@ -15,9 +15,10 @@ from evaluation.controls import (
     unasked,
     without_video,
 )
-from evaluation.predict import Episode, EvaluationError, Reply, polls
+from evaluation.predict import Episode, EvaluationError, Reply
 from evaluation.scores import score
 from whilst.clips import SegmentClip
+from whilst.episode import polls
 from whilst.runtime import StreamBatch
 from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought
 

@@ -1,18 +1,17 @@
 """Predictions on tiny checkpoints: one reply a poll, nothing from the future, controls that act on queries alone."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from evaluation.controls import drop_thoughts, last_frames, shuffle_thoughts, unasked, without_video
-from evaluation.predict import Episode, drawn, polls, predict
+from evaluation.predict import Episode, predict
 from whilst.checkpoint import Checkpoint
 from whilst.clips import SegmentClip
+from whilst.episode import polls
 from whilst.runtime import RuntimeStateError
 from whilst.sample import Answer, Query, Sample
 
@@ -141,23 +140,6 @@ def test_drawn_thoughts_depend_on_seed_and_sample_alone(
     assert thoughts != [e.thoughts for e in greedy]
     cold = predict(checkpoint, samples, clips, **LIMITS, temperature=1e-6, seed=3)
     assert cold == greedy
-
-
-def test_tokens_are_drawn_by_their_probabilities() -> None:
-    scores = torch.tensor([[0.0, 1.0, -torch.inf, 2.0]])
-    sampler = drawn(["a"], 0.5, 0)
-    counts = Counter(sampler(scores, [True])[0] for _ in range(4000))
-    shares = torch.softmax(scores[0] / 0.5, -1)  # .016, .117, 0, .867
-    assert counts[2] == 0
-    # Three standard deviations of the largest variance, .117 * .883 over 4000 draws, are .015.
-    assert all(abs(counts[i] / 4000 - float(shares[i])) < 0.016 for i in range(4))
-    rows = [drawn(names, 1.0, 0) for names in (["a", "b"], ["a", "a"])]
-    drew = [[sampler(scores.expand(2, -1), [True, True]) for _ in range(20)] for sampler in rows]
-    assert any(a != b for a, b in drew[0]) and all(a == b for a, b in drew[1])
-    assert [a for a, _ in drew[0]] == [a for a, _ in drew[1]]
-    waits = drawn(["a", "b"], 1.0, 0)
-    waits(scores.expand(2, -1), [True, False])
-    assert [waits(scores.expand(2, -1), [False, True])[1] for _ in range(20)] == [b for _, b in drew[0]]
 
 
 def test_dropped_thoughts_answer_as_if_there_had_been_none(

@@ -9,7 +9,7 @@ import torch
 from tests.streams import timeline
 from tests.train.test_episodes import clips, policy_model, renderer_of
 from train.perturb import perturbed
-from train.policies import Limits, Sampling, StreamPolicy, Task, ViewStore
+from train.policies import Limits, StreamPolicy, Task, ViewStore
 from whilst.backbones.base import Backbone, BackboneError, ban_vision_tokens
 from whilst.runtime import StreamBatch
 
@@ -26,35 +26,6 @@ def tasks(rollouts: int = 3, **changes: Any) -> list[Task]:
         shown = clips(sample, seed=s)
         made += [Task(sample, shown, (3, s, r), rollout=r, **changes) for r in range(rollouts)]
     return made
-
-
-def test_draws_follow_the_distribution() -> None:
-    scores = torch.log(torch.tensor([[0.5, 0.25, 0.0, 0.25]])).repeat(4000, 1)
-    sampling = Sampling([(i,) for i in range(4000)], temperature=1.0)
-    drawn = np.bincount(sampling(scores, [True] * 4000), minlength=4) / 4000
-    assert drawn[2] == 0  # no mass, never drawn
-    assert np.abs(drawn - [0.5, 0.25, 0.0, 0.25]).max() < 0.03  # 4 standard deviations
-    assert sampling.take(0)[0] in (pytest.approx(np.log(0.5)), pytest.approx(np.log(0.25)))
-    assert sampling.take(0) == ()
-
-
-def test_temperature_sharpens_draws_and_logprobs() -> None:
-    scores = torch.log(torch.tensor([[0.8, 0.2]]))
-    sampling = Sampling([(0,)], temperature=0.5)
-    (token,) = sampling(scores, [True])
-    # squared and normalised: 0.64 / 0.68 and 0.04 / 0.68
-    assert sampling.take(0)[0] == pytest.approx(np.log([0.64, 0.04][token] / 0.68))
-    greedy = Sampling([(0,)], temperature=0.0)
-    assert list(greedy(scores, [True])) == [0] and greedy.take(0)[0] == pytest.approx(np.log(0.8))
-
-
-def test_streams_that_wait_draw_nothing() -> None:
-    scores = torch.zeros(2, 50)
-    both, late = Sampling([(1,), (2,)], 1.0), Sampling([(1,), (2,)], 1.0)
-    late(scores, [True, False])
-    first = both(scores, [True, True])[1]
-    assert late(scores, [False, True])[1] == first
-    assert late.take(0) and len(late.take(1)) == 1
 
 
 def test_an_episode_does_not_depend_on_its_batch(policy_model: Backbone) -> None:
