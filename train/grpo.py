@@ -18,12 +18,13 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
@@ -34,6 +35,7 @@ from trl.models.utils import prepare_deepspeed, unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
 
 from rewards.mix import RewardMix, RewardTerm
+from train.difficulty import Difficulty, keep_by_difficulty, measure, read_difficulty, write_difficulty
 from train.episode_tables import EpisodeRow, combine, log_to_wandb, metrics, write_page, write_table
 from train.episodes import (
     Judged,
@@ -47,7 +49,7 @@ from train.episodes import (
     split_rows,
     turn_rows,
 )
-from train.policies import Policy, StreamPolicy
+from train.policies import Limits, Policy, StreamPolicy
 from train.pool import ClipStore, Curriculum, SamplePool
 from train.rollouts import Generation, Rollouts, RolloutSettings
 from train.rows import Collator
@@ -67,7 +69,7 @@ from whilst.clips import SegmentClip
 from whilst.episode import polls
 from whilst.recipe import save_resolved
 from whilst.render import RenderConfig, Renderer
-from whilst.sample import Sample, read_samples
+from whilst.sample import JSON, Sample, read_samples
 
 COUNTED = ("groups", "equal_groups", "resampled_groups", "rejected_groups")  # metrics groups/<name>, of all ranks
 
@@ -83,12 +85,13 @@ class RolloutGapError(GRPOError):
 @dataclass(frozen=True)
 class EpisodeData:
     """Samples to roll out, as `whilst.sample.read_samples` takes them; their thoughts are not read. max_rejected: how
-    many samples may turn out to be unusable."""
+    many samples may turn out to be unusable. difficulty: leaves out what the first policy always or never does."""
 
     train: str
     limit: int | None = None
     max_rejected: int = 0
     curriculum: Curriculum = field(default_factory=Curriculum)
+    difficulty: Difficulty | None = None
 
 
 @dataclass(frozen=True)
@@ -313,7 +316,7 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         if "pixel_values_videos" not in forward and "visual_features" not in forward:
             raise GRPOError("a log-prob pass without visuals: the trained model would not see what the rollout saw")
         if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
-            _mark_available(self.model)
+            _mark_available(self.accelerator.unwrap_model(model))
         with self.accelerator.autocast():
             outputs = model(**forward, fused_lm_head=True, use_cache=False)
         shape, slots = self._inputs["completion_mask"].shape, self._inputs["slots"]
@@ -340,8 +343,8 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         self._dump(batch, logps, "loss.json")
         raise GRPOError(
             f"step {self.state.global_step}: {what} is not finite on some rank; the turn is in rank*-loss.json of the "
-            f"run's folder, and nothing was updated from it. If grad_norm rose before: go back to an earlier checkpoint, "
-            f"with a lower learning rate or optim.max_grad_norm"
+            f"run's folder, and nothing was updated from it. If grad_norm rose before, go back to an earlier "
+            f"checkpoint with a lower learning rate or optim.max_grad_norm"
         )
 
     def _check_gap(self, logps: torch.Tensor, batch: dict[str, Any]) -> None:
@@ -466,7 +469,7 @@ class EpisodeGRPOTrainer(GRPOTrainer):
             file = self._buffer_file(checkpoint)
             if not file.exists():
                 raise GRPOError(f"{file} is missing: a checkpoint inside a generation is resumed on as many ranks")
-            batches: list[dict[str, Any]] = torch.load(file, weights_only=True)
+            batches: list[dict[str, Any]] = torch.load(file, map_location="cpu", weights_only=True)
         return batches
 
     def _buffer_file(self, checkpoint: Path) -> Path:
@@ -542,6 +545,30 @@ def build_policy(recipe: GRPORecipe, backbone: Backbone, renderer: Renderer, con
     return StreamPolicy(backbone, renderer, thinks=contract.thinks, batch=recipe.rollout.batch)
 
 
+def neither_easy_nor_hard(
+    recipe: GRPORecipe, samples: Sequence[Sample], policy: Policy, store: ClipStore, mix: RewardMix
+) -> list[Sample]:
+    """The samples that data.difficulty keeps. Ranks share the rollouts; a resumed run reads them."""
+    settings, out = recipe.data.difficulty, Path(recipe.output)
+    assert settings is not None
+    state, file = PartialState(), out / "difficulty.jsonl"
+    made_with: dict[str, JSON] = {"checkpoint": recipe.model.path, "seed": recipe.seed, "reward": mix.terms[0].called}
+    if not file.exists():
+        limits = Limits(recipe.rollout.thought_tokens, recipe.rollout.answer_tokens, recipe.rollout.temperature)
+        own = samples[state.process_index :: state.num_processes]
+        found = measure(own, policy, store, mix, settings, limits, recipe.seed)
+        success = {name: values for part in gather_object([found]) for name, values in part.items()}
+        if state.is_main_process:
+            write_difficulty(file, samples, success, settings, made_with)
+        state.wait_for_everyone()
+    kept, rejected = keep_by_difficulty(read_difficulty(file, samples, settings, made_with), settings)
+    if state.is_main_process:
+        (out / "too_easy_or_hard.jsonl").write_text("".join(json.dumps(asdict(r)) + "\n" for r in rejected))
+    if not kept:
+        raise GRPOError(f"data.difficulty: none of {len(samples)} samples is kept; widen low and high ({file})")
+    return [sample for sample in samples if sample.id in set(kept)]
+
+
 def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
     """Everything a run needs, ready for .train()."""
     set_seed(recipe.seed)
@@ -557,12 +584,16 @@ def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
     renderer = Renderer(backbone.tokenizer, backbone.spec, render)
     samples = read_samples(recipe.data.train)[: recipe.data.limit]
     policy = build_policy(recipe, backbone, renderer, contract)
+    store = ClipStore(contract.fps, recipe.rollout.keep_megabytes)
+    mix = RewardMix(recipe.rewards)
+    if recipe.data.difficulty is not None:
+        samples = neither_easy_nor_hard(recipe, samples, policy, store, mix)
     rollouts = Rollouts(
         samples,
         SamplePool(samples, recipe.seed, recipe.data.curriculum),
-        ClipStore(contract.fps, recipe.rollout.keep_megabytes),
+        store,
         policy,
-        RewardMix(recipe.rewards),
+        mix,
         recipe.rollout,
         advantage=recipe.loss.advantage,
         seed=recipe.seed,
@@ -571,10 +602,10 @@ def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
     )
     encoded = None
     if recipe.model.freeze_vision == "tower+merger" and isinstance(policy, StreamPolicy):
-        store = policy.store  # features that the rollout made once serve the trainer too
+        views = policy.store  # features that the rollout made once serve the trainer too
 
         def encoded(clips: Sequence[SegmentClip]) -> list[Features]:
-            return [view.features for view in store.views(clips)]
+            return [view.features for view in views.views(clips)]
 
     collator = Collator(
         backbone.spec, renderer.rule, recipe.model.attention, backbone.tokenizer.pad_token_id, encoded=encoded

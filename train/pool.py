@@ -1,4 +1,4 @@
-"""Which samples are rolled out when, at which rate their videos are read, and which are too easy or too hard.
+"""Which samples are rolled out when, and at which rate their videos are read.
 
 A generation is one batch of episodes: `count` groups on each of `ranks` ranks. What it holds follows from the seed and
 its number alone, so a resumed run goes on exactly, without a state to save.
@@ -6,20 +6,15 @@ its number alone, so a resumed run goes on exactly, without a state to save.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from train.rows import Rejected
 from whilst.clips import SegmentClip, segment_clips
-from whilst.sample import JSON, Sample, json_lines, replacing, to_record
+from whilst.sample import Sample
 
 
 class PoolError(ValueError):
@@ -197,112 +192,6 @@ class SamplePool:
                 "use fewer groups, or let in more samples"
             )
         return eligible
-
-
-# ---- Difficulty.
-
-
-@dataclass(frozen=True)
-class Difficulty:
-    """Samples are kept whose mean success over `rollouts` of the first policy lies in [low, high], of 0 to 1 (after
-    Time-R1's filter): what always fails or always succeeds has no advantage to learn from."""
-
-    rollouts: int
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        if self.rollouts < 1 or not 0.0 <= self.low <= self.high <= 1.0:
-            raise PoolError(f"difficulty: needs rollouts >= 1 and 0 <= low <= high <= 1, not {self}")
-
-
-def keep_by_difficulty(
-    success: Mapping[str, Sequence[float]], settings: Difficulty
-) -> tuple[list[str], list[Rejected]]:
-    """The ids that are kept, in order, and the others with their reason. Samples in = kept + rejected.
-
-    success: by sample id, one value of 0 to 1 a rollout. PoolError: other numbers of rollouts, or another value.
-    """
-    kept, rejected = [], []
-    for sample, values in success.items():
-        if len(values) != settings.rollouts or not all(0.0 <= value <= 1.0 for value in values):
-            raise PoolError(f"sample {sample}: needs {settings.rollouts} successes of 0 to 1, not {list(values)}")
-        mean = math.fsum(values) / len(values)
-        told = f"mean success {mean:.3g} of {settings.rollouts} rollouts"
-        if mean < settings.low:
-            rejected.append(Rejected(sample, f"too hard: {told} is below {settings.low:g}"))
-        elif mean > settings.high:
-            rejected.append(Rejected(sample, f"too easy: {told} is above {settings.high:g}"))
-        else:
-            kept.append(sample)
-    return kept, rejected
-
-
-_SCHEMA = "whilst.difficulty/1"
-
-
-def write_difficulty(
-    path: Path,
-    samples: Sequence[Sample],
-    success: Mapping[str, Sequence[float]],
-    settings: Difficulty,
-    made_with: Mapping[str, JSON],
-) -> None:
-    """Keep what was rolled out; made_with: all else that decides it (checkpoint, limits, reward, seed), as JSON."""
-    head = {"schema": _SCHEMA, "rollouts": settings.rollouts, "made_with": made_with}
-    lines = [{"sample": s.id, "digest": _digest(s), "success": list(success[s.id])} for s in samples]
-    with replacing(path) as part, open(part, "w", encoding="utf-8", newline="\n") as file:
-        for line in (head, *lines):
-            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_difficulty(
-    path: Path, samples: Sequence[Sample], settings: Difficulty, made_with: Mapping[str, JSON]
-) -> dict[str, list[float]]:
-    """Success by sample id, as `write_difficulty` had it, so that a resumed run does not roll out again.
-
-    `low` and `high` may differ from those it was written with. PoolError: a file of other samples or settings.
-    """
-    head, rows = _lines(path)
-    wanted = {"rollouts": settings.rollouts, **json.loads(json.dumps(dict(made_with)))}
-    stored = {"rollouts": head["rollouts"], **head["made_with"]}
-    for name in sorted(wanted.keys() | stored.keys()):
-        if wanted.get(name) != stored.get(name):
-            raise PoolError(f"{path}: made with {name} = {stored.get(name)!r}, not {wanted.get(name)!r}; {_REMOVE}")
-    digests = {row["sample"]: row["digest"] for row in rows}
-    for id in sorted({sample.id for sample in samples} ^ digests.keys()):
-        raise PoolError(f"{path}: sample {id} is in the file or in the data, but not in both; {_REMOVE}")
-    for sample in samples:
-        if digests[sample.id] != _digest(sample):
-            raise PoolError(f"{path}: sample {sample.id} has changed since it was rolled out; {_REMOVE}")
-    return {row["sample"]: row["success"] for row in rows}
-
-
-_REMOVE = "remove it, and the samples are rolled out again"
-
-
-def _lines(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The head and the samples of a difficulty file."""
-    head: dict[str, Any] | None = None
-    rows = []
-    for number, line in json_lines(path):
-        keys = {"schema", "rollouts", "made_with"} if head is None else {"sample", "digest", "success"}
-        if not isinstance(line, dict) or line.keys() != keys or line.get("schema", _SCHEMA) != _SCHEMA:
-            raise PoolError(f"{path}:{number}: not a line of schema {_SCHEMA!r}; {_REMOVE}")
-        if head is None:
-            head = line
-        else:
-            rows.append(line)
-    if head is None:
-        raise PoolError(f"{path}: the file is empty; {_REMOVE}")
-    return head, rows
-
-
-def _digest(sample: Sample) -> str:
-    """Of what is watched and asked; not of the video's path, so that a folder may move."""
-    record = to_record(sample)
-    told = json.dumps([record["memory"], record["events"]], ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 # ---- Clips.

@@ -1,8 +1,6 @@
 """The pool: epochs, ranks, replacements, curricula, difficulty, and clips in memory."""
 
-import json
 from collections import Counter
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -13,17 +11,13 @@ from tests.streams import frames
 from train.pool import (
     ClipStore,
     Curriculum,
-    Difficulty,
     PoolError,
     Ramp,
     SamplePool,
     capped_fps,
-    keep_by_difficulty,
-    read_difficulty,
-    write_difficulty,
 )
 from whilst.clips import segment_clips
-from whilst.sample import Sample, Segment, Thought, Video
+from whilst.sample import Sample, Segment, Video
 from whilst.video import VideoError, write_video
 
 
@@ -235,87 +229,6 @@ def test_no_segment_loses_its_last_frame() -> None:
             assert allowed or not empty
             missed += empty
     assert missed > 50
-
-
-# --- Difficulty ---------------------------------------------------------------------------------------------------
-
-SUCCESS = {"a": [0.0, 0.0], "b": [1.0, 0.0], "c": [1.0, 1.0], "d": [0.5, 0.0]}
-SETTINGS = Difficulty(rollouts=2, low=0.25, high=0.75)
-
-
-def test_too_hard_and_too_easy_are_rejected_with_the_figure() -> None:
-    """Means 0, 0.5, 1, 0.25; bounds count as inside."""
-    kept, rejected = keep_by_difficulty(SUCCESS, SETTINGS)
-    assert kept == ["b", "d"] and len(kept) + len(rejected) == len(SUCCESS)
-    assert {one.sample: one.reason for one in rejected} == {
-        "a": "too hard: mean success 0 of 2 rollouts is below 0.25",
-        "c": "too easy: mean success 1 of 2 rollouts is above 0.75",
-    }
-
-
-@pytest.mark.parametrize("values", [[1.0], [1.0, float("nan")], [1.0, 2.0], [-0.1, 0.0]])
-def test_successes_that_cannot_be_are_named(values: list[float]) -> None:
-    with pytest.raises(PoolError, match="sample x: needs 2 successes of 0 to 1"):
-        keep_by_difficulty({"x": values}, SETTINGS)
-
-
-@pytest.mark.parametrize("fields", [(0, 0.1, 0.9), (2, 0.9, 0.1), (2, -0.1, 0.5), (2, 0.1, 1.5), (2, float("nan"), 1)])
-def test_settings_that_make_no_sense_are_named(fields: tuple[int, float, float]) -> None:
-    with pytest.raises(PoolError, match="difficulty: needs rollouts >= 1 and 0 <= low <= high <= 1"):
-        Difficulty(*fields)
-
-
-@pytest.fixture
-def rolled(tmp_path: Path) -> tuple[Path, list[Sample]]:
-    samples = [sample(id, 1.0, 2.0) for id in SUCCESS]
-    made_with = {"checkpoint": "runs/x", "limits": (16, 8)}
-    write_difficulty(tmp_path / "difficulty.jsonl", samples, SUCCESS, SETTINGS, made_with)
-    return tmp_path / "difficulty.jsonl", samples
-
-
-def test_what_was_rolled_out_is_read_back(rolled: tuple[Path, list[Sample]]) -> None:
-    path, samples = rolled
-    made_with = {"checkpoint": "runs/x", "limits": (16, 8)}
-    assert read_difficulty(path, samples, SETTINGS, made_with) == SUCCESS
-    assert read_difficulty(path, samples, Difficulty(2, 0.0, 1.0), made_with) == SUCCESS  # other bounds, same rollouts
-    moved = [replace(one, video=Video("elsewhere/video.mp4")) for one in samples]
-    assert read_difficulty(path, moved, SETTINGS, made_with) == SUCCESS
-    assert [file.name for file in path.parent.iterdir()] == ["difficulty.jsonl"]
-
-
-def test_a_file_that_does_not_fit_is_named(rolled: tuple[Path, list[Sample]]) -> None:
-    path, samples = rolled
-    made_with = {"checkpoint": "runs/x", "limits": (16, 8)}
-    with pytest.raises(PoolError, match="made with rollouts = 2, not 4; remove it"):
-        read_difficulty(path, samples, Difficulty(4, 0.25, 0.75), made_with)
-    with pytest.raises(PoolError, match="made with checkpoint = 'runs/x', not 'runs/y'"):
-        read_difficulty(path, samples, SETTINGS, made_with | {"checkpoint": "runs/y"})
-    with pytest.raises(PoolError, match="made with seed = None, not 1"):
-        read_difficulty(path, samples, SETTINGS, made_with | {"seed": 1})
-    with pytest.raises(PoolError, match="sample d is in the file or in the data, but not in both"):
-        read_difficulty(path, samples[:3], SETTINGS, made_with)
-    with pytest.raises(PoolError, match="sample e is in the file or in the data, but not in both"):
-        read_difficulty(path, [*samples, sample("e", 1.0)], SETTINGS, made_with)
-    other = replace(samples[1], events=(*samples[1].events, Thought(2.0, "now")))
-    with pytest.raises(PoolError, match="sample b has changed since it was rolled out"):
-        read_difficulty(path, [samples[0], other, *samples[2:]], SETTINGS, made_with)
-
-
-@pytest.mark.parametrize("text", ["", "{}\n", '{"schema": "whilst.difficulty/1"}\n', "[1]\n", "{broken"])
-def test_a_file_of_something_else_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "d.jsonl").write_text(text)
-    with pytest.raises(PoolError, match=r"d.jsonl.*remove it, and the samples are rolled out again"):
-        read_difficulty(tmp_path / "d.jsonl", [], SETTINGS, {})
-
-
-def test_a_torn_line_is_named(rolled: tuple[Path, list[Sample]]) -> None:
-    path, samples = rolled
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:2], lines[2][:-5], *lines[3:]]))
-    with pytest.raises(PoolError, match=r"difficulty.jsonl:3: not a line of schema"):
-        read_difficulty(path, samples, SETTINGS, {"checkpoint": "runs/x", "limits": (16, 8)})
-    record = json.loads(lines[1])
-    assert record == {"sample": "a", "digest": record["digest"], "success": [0.0, 0.0]}
 
 
 # --- Clips --------------------------------------------------------------------------------------------------------
