@@ -1,4 +1,4 @@
-# make demo   train four arms on an embedded video world and compare them: runs/demo/report.html
+# make demo   train six arms on an embedded video world and compare them: runs/demo/report.html
 # make test   all tests          make check  lint, format, types
 # make bench  all benchmarks, written to docs/BENCHMARKS.md
 # The first of them installs the package into .venv. PYTHON is the interpreter it is made from.

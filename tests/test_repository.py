@@ -30,7 +30,8 @@ from whilst.visibility import RULES
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.name != FRAGMENT)
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/concepts.md", "docs/DATA.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(ROOT / "docs" / name for name in ("concepts.md", "DATA.md", "RL.md", "REWARDS.md")),
     *sorted((ROOT / "recipes").glob("*/README.md")),
 ]
 STAGE_PACKAGES = ("data_pipeline", "train", "evaluation")
