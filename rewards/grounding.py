@@ -49,8 +49,8 @@ class Grounding:
 
     judged: which of the policy's words count in precision. `every` one that may name something, so that entities of
     other videos are found out but paraphrases cost too; or those of the `sample` alone (its thoughts, answers and
-    options), where other words are neither good nor bad. silences: see `silence.told`; where they are unknown, nothing
-    is known about such a segment and what is said there is not judged.
+    options), where other words are neither good nor bad. silences: see `silence.told`. What is said of a segment is not
+    judged where it is unknown whether anything happens in it, or in which words.
     None for a sample that does not record what its thoughts and answers rest on, or has no query whose evidence a
     thought told. Parts: coverage, precision.
     """
@@ -95,7 +95,7 @@ class Grounding:
         right, wrong = 0, 0.0
         earlier: frozenset[str] = frozenset()
         for one, own, words in zip(segments, facts, said, strict=True):
-            if one is not None:
+            if one is not None and not (one.edges and not one.text):
                 others = (words if names is None else words & names) - own
                 right += len(words & own)
                 wrong += self.stale * len(others & earlier) + len(others - earlier)

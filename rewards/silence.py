@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 from rewards.base import Reward, RewardError, Scene, Scored
 from rewards.parsing import normal
@@ -55,30 +55,34 @@ Silences = Literal["idle", "unknown"]
 
 @dataclass(frozen=True)
 class Told:
-    """What a sample's own thought of a segment says: its text, and the ids of the edges in it (none: nothing new)."""
+    """What a sample's own thought of a segment says: its text, and the ids of the edges in it (none: nothing new).
+
+    Edges without a text: something happens, and the sample does not say in which words.
+    """
 
     text: str
     edges: tuple[str, ...]
 
 
 def told(sample: Sample, silences: Silences = "idle") -> list[Told | None] | None:
-    """What the sample's thought of each segment says, by `meta["thought_edges"]`, which has a list for every thought.
+    """What the sample's thought of each segment says. `meta["thought_edges"]` has a list for every thought;
+    `meta["shown_edges"]`, where there is one, a list for every segment, also for those that are left untold.
 
-    silences: a segment with a silence in the thought's place is `idle`, as where nothing happens; or `unknown` (None),
-    as where annotators were lazy. None for a sample without thoughts or without a record of their edges.
+    silences: where `shown_edges` does not tell, a segment with a silence in the thought's place is `idle`, as where
+    nothing happens; or `unknown` (None), as where annotators were lazy. None for a sample that records neither.
 
     Raises:
-        RewardError: another number of lists than of thoughts.
+        RewardError: another number of lists than of thoughts or segments.
     """
-    record: Any = sample.meta.get("thought_edges")
-    thoughts = [event for event in sample.events if isinstance(event, Thought)]
-    if not record or not thoughts:
+    record: Any = sample.meta.get("thought_edges") or ()
+    shown: Any = sample.meta.get("shown_edges")
+    count = sum(isinstance(event, Thought) for event in sample.events)
+    if shown is None and not (record and count):
         return None
-    if len(record) != len(thoughts):
-        raise RewardError(
-            f"sample {sample.id!r}: meta.thought_edges has {len(record)} lists for {len(thoughts)} thoughts; give it "
-            "one for each thought"
-        )
+    if count and len(record) != count:
+        _refuse(sample, "thought_edges", len(record), count, "thought")
+    if shown is not None and len(shown) != len(sample.segments()):
+        _refuse(sample, "shown_edges", len(shown), len(sample.segments()), "segment")
     found: list[Told | None] = []
     edges = iter(record)
     for event in sample.events:
@@ -89,9 +93,17 @@ def told(sample: Sample, silences: Silences = "idle") -> list[Told | None] | Non
             if found:
                 before = found[-1] or Told("", ())
                 found[-1] = Told(f"{before.text} {event.text}".strip(), before.edges + own)
-        elif isinstance(event, Silence) and event.query is None and found and silences == "idle":
+        elif isinstance(event, Silence) and event.query is None and found and silences == "idle" and shown is None:
             found[-1] = found[-1] or Told("", ())
+    if shown is not None:
+        found = [one or Told("", tuple(ids)) for one, ids in zip(found, shown, strict=True)]
     return found
+
+
+def _refuse(sample: Sample, name: str, lists: int, count: int, what: str) -> NoReturn:
+    raise RewardError(
+        f"sample {sample.id!r}: meta.{name} has {lists} lists for {count} {what}s; give it one for each {what}"
+    )
 
 
 def written(episode: Episode) -> dict[int, str]:

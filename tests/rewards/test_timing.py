@@ -235,7 +235,7 @@ NOTHING = ["", " ", "\n", "A B C D", "nan", "inf", "9" * 5000, "now " * 500, "a 
 def test_no_constant_reply_wins(of: Sample, text: str) -> None:
     """At every poll, or at every poll of the window alone."""
     best = right(of)
-    inside = [(t, text) for t in range(3, 11)]
+    inside = [(float(t), text) for t in range(3, 11)]
     for reward in (Pauc(), MMDUET2, WindowF1(), WindowF1(match="f1", least=0.8), MMDuet2()):
         top = reward(best, alone(best))
         assert top is not None
