@@ -13,6 +13,7 @@ from rewards.accuracy import Accuracy
 from rewards.base import Reward, RewardError, Scene, Scored
 from rewards.parsing import Place
 from whilst.episode import Episode
+from whilst.sample import Sample, Segment
 
 
 def accuracy_of(episode: Episode, accuracy: Accuracy) -> float | None:
@@ -66,6 +67,21 @@ class TGRPO:
         return Scored(self.bonus if earned else 0.0, {"group": group, "shuffled": shuffled})
 
 
+def evidence_segments(sample: Sample) -> frozenset[int]:
+    """Ordinals of the segments that overlap evidence of any query. Empty: `evidence_removed` does not apply."""
+    spans = [span for query in sample.queries() for span in query.evidence]
+    segments = enumerate(sample.segments())
+    return frozenset(i for i, segment in segments if any(_overlap(segment, *span) for span in spans))
+
+
+def _overlap(segment: Segment, first: float, last: float) -> bool:
+    """A span overlaps for some length of time. A moment overlaps the segments on both sides of it: it may show in
+    either, and that of the video's end lies in no half-open segment."""
+    if first == last:
+        return segment.start <= first <= segment.end
+    return first < segment.end and segment.start < last
+
+
 @dataclass(frozen=True)
 class EvidenceContrast:
     """Accuracy less the mean accuracy of rollouts on the video without its evidence: in [-1, 1].
@@ -73,7 +89,7 @@ class EvidenceContrast:
     After the relative reward of VideoPerceiver (arXiv 2511.18823: the reply to the whole video must score above the
     one to a video without its key frames); the paper's code and exact formula are not public, the difference is ours.
     What is right without evidence was guessed, and earns nothing. None for a sample without queries of these kinds
-    (None: all). Parts: whole, removed.
+    (None: all), or without evidence that a segment shows. Parts: whole, removed.
     """
 
     kinds: tuple[str, ...] | None = None
@@ -84,7 +100,7 @@ class EvidenceContrast:
     def __call__(self, episode: Episode, scene: Scene) -> Scored | None:
         accuracy = Accuracy(answer_in=self.answer_in, kinds=self.kinds)
         own = accuracy_of(episode, accuracy)
-        if own is None:
+        if own is None or not evidence_segments(episode.sample):
             return None
         removed = mean_accuracy(scene.under("evidence_removed"), accuracy)
         return Scored(own - removed, {"whole": own, "removed": removed})

@@ -18,10 +18,11 @@ from dataclasses import replace
 import numpy as np
 
 from rewards.base import PERTURBATIONS, RewardError
+from rewards.contrast import evidence_segments
 from train.policies import Task
 from whilst.clips import SegmentClip
-from whilst.sample import Sample, Segment
 
+EVIDENCE = "evidence_removed"  # the one that does not apply to every sample
 GREY = 128  # of 255: the picture where the whole video is evidence
 
 
@@ -78,21 +79,6 @@ def evidence_removed(task: Task) -> Task:
     return _with_images(task, images)
 
 
-def evidence_segments(sample: Sample) -> frozenset[int]:
-    """Ordinals of the segments that overlap evidence of any query. Empty: `evidence_removed` does not apply."""
-    spans = [span for query in sample.queries() for span in query.evidence]
-    segments = enumerate(sample.segments())
-    return frozenset(i for i, segment in segments if any(_overlap(segment, *span) for span in spans))
-
-
-def _overlap(segment: Segment, first: float, last: float) -> bool:
-    """A span overlaps for some length of time. A moment overlaps the segments on both sides of it: it may show in
-    either, and that of the video's end lies in no half-open segment."""
-    if first == last:
-        return segment.start <= first <= segment.end
-    return first < segment.end and segment.start < last
-
-
 def _neighbour(clips: Sequence[SegmentClip], hidden: frozenset[int], i: int) -> np.ndarray | int:
     before = next((clips[j].images[-1] for j in range(i - 1, -1, -1) if j not in hidden), None)
     if before is not None:
@@ -109,5 +95,5 @@ def _with_images(task: Task, images: Sequence[np.ndarray]) -> Task:
 _MAKERS: dict[str, Callable[[Task], Task]] = {
     "shuffled_frames": shuffled_frames,
     "no_memory": no_memory,
-    "evidence_removed": evidence_removed,
+    EVIDENCE: evidence_removed,
 }

@@ -17,15 +17,17 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from rewards.base import Scene
+from rewards.contrast import evidence_segments
 from rewards.mix import Mixed, RewardMix
 from train.episodes import Judged, advantages, has_spread
-from train.perturb import perturbed
+from train.perturb import EVIDENCE, perturbed
 from train.policies import Limits, Policy, Task
 from train.pool import ClipStore, SamplePool, capped_fps
 from train.rows import UNUSABLE, DataError, Rejected
@@ -122,7 +124,9 @@ class Rollouts:
             if len(made.groups) == wanted:
                 break
         made.counts["groups"] += len(made.groups) + len(made.idle)
-        made.counts["equal_groups"] += sum(not has_spread([one.mixed.total for one in g]) for g in made.idle)
+        made.counts["equal_groups"] += sum(
+            not has_spread([one.mixed.total for one in group]) for group in (*made.groups, *made.idle)
+        )
         return made
 
     def _teaches(self, group: Sequence[Judged]) -> bool:
@@ -136,25 +140,23 @@ class Rollouts:
             if clips is not None:
                 usable.append((index, clips))
         G = self.settings.rollouts
-        tasks = [
-            Task(self.samples[index], clips, (self.seed, number, index, r), rollout=r)
-            for index, clips in usable
-            for r in range(G)
-        ]
-        names = ("", *self.mix.perturbations)
-        changed = [[perturbed(task, name) if name else task for task in tasks] for name in names]
-        episodes = self.policy.rollout([task for of_name in changed for task in of_name], self.limits)
-        by_name = {name: episodes[i * len(tasks) : (i + 1) * len(tasks)] for i, name in enumerate(names)}
+        bases = [self._tasks(index, clips, number) for index, clips in usable]
+        tasks = [replace(task, seed=(*task.seed, r), rollout=r) for of in bases for task in of for r in range(G)]
+        episodes = iter(self.policy.rollout(tasks, self.limits))
         groups = []
-        for g, (index, clips) in enumerate(usable):
-            part = slice(g * G, (g + 1) * G)
-            scene = Scene(
-                tuple(by_name[""][part]), {name: tuple(by_name[name][part]) for name in self.mix.perturbations}
-            )
+        for (index, clips), of_sample in zip(usable, bases, strict=True):
+            by_name = {task.perturbation: tuple(islice(episodes, G)) for task in of_sample}
+            scene = Scene(by_name.pop(""), by_name)
             mixed = self._score(scene)
             signal = self._signal([one.total for one in mixed], number, index)
             groups.append([Judged(e, m, a, clips) for e, m, a in zip(scene.group, mixed, signal, strict=True)])
         return groups
+
+    def _tasks(self, index: int, clips: tuple[SegmentClip, ...], number: int) -> list[Task]:
+        """The sample as it is, and as its rewards want it besides; changed once, so that rollouts share clips."""
+        task = Task(self.samples[index], clips, (self.seed, number, index))
+        names = [name for name in self.mix.perturbations if name != EVIDENCE or evidence_segments(task.sample)]
+        return [task, *(perturbed(task, name) for name in names)]
 
     def _score(self, scene: Scene) -> list[Mixed]:
         if self.settings.reward_threads == 1:
@@ -190,4 +192,3 @@ class Rollouts:
                 f"{len(self.rejected)} samples cannot be used, data.max_rejected is {self.max_rejected}; the last: "
                 f"{rejected.sample}: {rejected.reason} (all: {self.rejected_file})"
             )
-

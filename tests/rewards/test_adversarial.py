@@ -63,7 +63,7 @@ def told_once(id: str, answer: str, asked: int, window: tuple[float, float]) -> 
 
 OPTIONS = ("red circle", "blue square", "green cat", "grey dog", "pink fish")
 FULL = sample(
-    ask("choice 1", "A", time=5.0, kind="backward", options=OPTIONS),
+    ask("choice 1", "A", time=5.0, kind="backward", options=OPTIONS, evidence=((1.0, 2.0),)),
     ask("choice 2", "grey dog", time=5.0, kind="backward", options=OPTIONS),
     ask("yes", "yes", time=5.0, kind="order"),
     ask("no", "no", time=5.0, kind="order"),

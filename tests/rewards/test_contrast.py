@@ -7,7 +7,7 @@ from rewards.contrast import TGRPO, VARIANTS, EvidenceContrast
 from tests.rewards.episodes import ask, episode, sample
 from whilst.episode import Episode
 
-OPEN = sample(ask("q", "red", kind="backward"), ask("r", "blue", kind="present"))
+OPEN = sample(ask("q", "red", kind="backward", evidence=((1.0, 2.0),)), ask("r", "blue", kind="present"))
 TEXTS = {0.0: ("", ""), 0.5: ("red", "red"), 1.0: ("red", "blue")}
 
 
@@ -106,3 +106,9 @@ def test_answers_in_boxes() -> None:
     for place, value in (("boxed", 1.0), ("whole", 0.0)):
         scored = EvidenceContrast(answer_in=place)(one, there)  # type: ignore[arg-type]
         assert scored is not None and scored.score == value
+
+
+def test_without_evidence_the_contrast_does_not_apply() -> None:
+    asked = sample(ask("q", "red", kind="backward"))
+    told = [episode(asked, replies={"q": text}) for text in ("red", "blue", "")]
+    assert [EvidenceContrast()(one, Scene((one,))) for one in told] == [None] * 3

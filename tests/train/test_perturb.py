@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from rewards.base import PERTURBATIONS, RewardError
-from train.perturb import GREY, evidence_segments, perturbed
+from rewards.contrast import evidence_segments
+from train.perturb import GREY, perturbed
 from train.policies import Task
 from whilst.clips import SegmentClip
 from whilst.sample import Answer, Query, Sample, Segment, Video
