@@ -17,7 +17,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +49,7 @@ from train.episodes import (
     split_rows,
     turn_rows,
 )
-from train.policies import Limits, Policy, StreamPolicy
+from train.policies import Limits, Policy, StreamPolicy, ViewStore
 from train.pool import ClipStore, Curriculum, SamplePool
 from train.rollouts import Generation, Rollouts, RolloutSettings
 from train.rows import Collator
@@ -63,6 +63,7 @@ from train.stage import (
     prepare_wandb,
     save_final,
 )
+from train.vllm_policy import VLLMSettings, check_installed, check_servable, connect
 from whilst.backbones.base import Backbone, Features, ban_vision_tokens
 from whilst.checkpoint import Contract, read_contract
 from whilst.clips import SegmentClip
@@ -146,6 +147,7 @@ class GRPORecipe(TrainRecipe):
     loss: LossSettings = field(kw_only=True, default=LossSettings())
     context: Context | None = field(kw_only=True, default=None)
     policy: Literal["transformers", "vllm"] = field(kw_only=True, default="transformers")
+    vllm: VLLMSettings = field(kw_only=True, default_factory=VLLMSettings)
     log_episodes: int = field(kw_only=True, default=8)
 
 
@@ -167,7 +169,7 @@ def render_config(contract: Contract, context: Context | None) -> RenderConfig:
 class EpisodeGRPOTrainer(GRPOTrainer):
     """GRPOTrainer whose completions are the turns of episodes. Overridden: where batches come from
     (get_train_dataloader, _prepare_inputs), the forward (_get_per_token_logps_and_entropies), guards around the loss
-    (_compute_loss), what is logged (log) and checkpoints (_save_checkpoint, _load_from_checkpoint)."""
+    (_compute_loss, _get_grad_norm), what is logged (log) and checkpoints (_save_checkpoint, _load_from_checkpoint)."""
 
     args: GRPOConfig
 
@@ -181,6 +183,7 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         rollouts: Rollouts,
         weighing: Weighing,
         blank: TurnRow,
+        views: ViewStore,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -193,6 +196,7 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         )
         self.recipe, self.backbone, self.renderer = recipe, backbone, renderer
         self.collator, self.rollouts, self.weighing, self.blank = collator, rollouts, weighing, blank
+        self.views = views
         self.beta = recipe.loss.beta  # upstream would load a stock model for it, without our forward
         self._reference = self._frozen_copy() if self.beta and not isinstance(self.model, PeftModel) else None
         self._inputs: dict[str, Any] = {}
@@ -227,9 +231,12 @@ class EpisodeGRPOTrainer(GRPOTrainer):
     def _new_batches(self, number: int) -> list[dict[str, Any]]:
         """The micro-batches of a generation, equally many on every rank, with equally many turns."""
         accelerator = self.accelerator
-        with self._on_all_ranks(), self._whole_model():
+        own = isinstance(self.rollouts.policy, StreamPolicy)  # vLLM has weights of its own, and gathers ours itself
+        with self._on_all_ranks(), self._whole_model() if own else nullcontext():
             made = self.rollouts.generation(number, accelerator.process_index, accelerator.num_processes)
+        with self._on_all_ranks(), self._whole_model():  # a rank that failed above must not be waited for here
             batches, norms = self._batches(made)
+        self.views.clear()
         turns = self._highest([len(batch["completion_mask"]) for batch in batches])
         norms = accelerator.reduce(torch.tensor(norms, device=accelerator.device), reduction="sum").tolist()
         for i, batch in enumerate(batches):
@@ -338,6 +345,16 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         if "old_per_token_logps" not in inputs:  # these weights are the rollout's
             self._check_gap(self._logps, inputs)
         return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Called right before the optimiser's step; the same on all ranks."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if not math.isfinite(norm):
+            raise GRPOError(
+                f"step {self.state.global_step}: the gradient's norm is {float(norm)}; the step was not taken. Go on "
+                f"from an earlier checkpoint with a lower learning rate or smaller rewards"
+            )
+        return norm
 
     def _not_finite(self, what: str, batch: dict[str, Any], logps: torch.Tensor) -> None:
         self._dump(batch, logps, "loss.json")
@@ -541,10 +558,6 @@ def check(recipe: GRPORecipe, contract: Contract, render: RenderConfig) -> None:
         raise GRPOError("loss.roles: the checkpoint does not think, so there is no thought to train")
 
 
-def build_policy(recipe: GRPORecipe, backbone: Backbone, renderer: Renderer, contract: Contract) -> Policy:
-    return StreamPolicy(backbone, renderer, thinks=contract.thinks, batch=recipe.rollout.batch)
-
-
 def neither_easy_nor_hard(
     recipe: GRPORecipe, samples: Sequence[Sample], policy: Policy, store: ClipStore, mix: RewardMix
 ) -> list[Sample]:
@@ -575,6 +588,8 @@ def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
     contract = read_contract(recipe.model.path)
     render = render_config(contract, recipe.context)
     check(recipe, contract, render)
+    if recipe.policy == "vllm":
+        check_installed()
     out = Path(recipe.output)
     out.mkdir(parents=True, exist_ok=True)
     save_resolved(recipe, out / "recipe.yaml")
@@ -582,8 +597,11 @@ def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
     backbone = prepare_model(recipe.model)
     ban_vision_tokens(backbone.model, backbone.banned)
     renderer = Renderer(backbone.tokenizer, backbone.spec, render)
+    if recipe.policy == "vllm":
+        check_servable(renderer)
     samples = read_samples(recipe.data.train)[: recipe.data.limit]
-    policy = build_policy(recipe, backbone, renderer, contract)
+    views = ViewStore(backbone)
+    policy = StreamPolicy(backbone, renderer, thinks=contract.thinks, batch=recipe.rollout.batch, store=views)
     store = ClipStore(contract.fps, recipe.rollout.keep_megabytes)
     mix = RewardMix(recipe.rewards)
     if recipe.data.difficulty is not None:
@@ -601,8 +619,7 @@ def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
         rejected_file=out / "rejected.jsonl",
     )
     encoded = None
-    if recipe.model.freeze_vision == "tower+merger" and isinstance(policy, StreamPolicy):
-        views = policy.store  # features that the rollout made once serve the trainer too
+    if recipe.model.freeze_vision == "tower+merger":  # features that the rollout made once serve the trainer too
 
         def encoded(clips: Sequence[SegmentClip]) -> list[Features]:
             return [view.features for view in views.views(clips)]
@@ -620,9 +637,12 @@ def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
         rollouts=rollouts,
         weighing=weighing,
         blank=blank_row(renderer, contract.fps),
+        views=views,
         callbacks=[Resumable()],
     )
     trainer.remove_callback(PrinterCallback)
+    if recipe.policy == "vllm":
+        rollouts.policy = connect(backbone, renderer, recipe.vllm, trainer.accelerator, thinks=contract.thinks)
     return trainer
 
 

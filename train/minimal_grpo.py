@@ -2,9 +2,9 @@
 
     python -m train.minimal_grpo runs/demo/lazy_sft runs/demo/lazy_samples/data/train --steps 3
 
-One process on the CPU, one forward over all rows a pass. With the same seed its episodes are those of `whilst grpo`, and
-so are its gradients (tests/train/test_minimal_grpo.py). What it leaves out: guards against a rollout that disagrees with
-the trainer, resuming, dynamic sampling, perturbed rollouts, micro-batches, adapters, several devices.
+One process on the CPU, one forward over all rows a pass. With the same seed its episodes are those of `whilst grpo`,
+and so are its gradients (tests/train/test_minimal_grpo.py). What it leaves out: guards against a rollout that disagrees
+with the trainer, resuming, dynamic sampling, perturbed rollouts, micro-batches, adapters, several devices.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ from whilst.sample import Sample, read_samples
 
 @dataclass(frozen=True)
 class Settings:
-    """groups: samples a step. rollouts: episodes of each (G). passes: AdamW steps a generation (mu). beta: of the KL."""
+    """groups: samples a step. rollouts: episodes of each (G). passes: AdamW steps a generation (mu). beta: of the KL.
+
+    clip_low, clip_high: ratios of probabilities are clipped to 1 - low to 1 + high.
+    """
 
     steps: int = 3
     groups: int = 8
@@ -56,7 +59,9 @@ class Settings:
 
 def make_tasks(samples: Sequence[Sample], picks: Sequence[int], number: int, fps: float, s: Settings) -> list[Task]:
     """The episodes to be made in generation `number`, G of each sample side by side."""
-    clips = {index: tuple(segment_clips(samples[index], fps)) for index in picks}  # shared, so that frames are encoded once
+    clips = {
+        index: tuple(segment_clips(samples[index], fps)) for index in picks
+    }  # shared, so that frames are encoded once
     return [Task(samples[i], clips[i], (s.seed, number, i, r), rollout=r) for i in picks for r in range(s.rollouts)]
 
 

@@ -87,9 +87,11 @@ class ViewStore:
 class StreamPolicy:
     """The `transformers` policy: episodes as streams of the model that is being trained, `batch` of them in step."""
 
-    def __init__(self, backbone: Backbone, renderer: Renderer, *, thinks: bool, batch: int = 64) -> None:
+    def __init__(
+        self, backbone: Backbone, renderer: Renderer, *, thinks: bool, batch: int = 64, store: ViewStore | None = None
+    ) -> None:
         self.backbone, self.renderer, self.thinks, self.batch = backbone, renderer, thinks, batch
-        self.store = ViewStore(backbone)
+        self.store = store or ViewStore(backbone)
 
     def sync(self) -> None:
         """The model is the trainer's own: only features of older weights must go."""

@@ -8,7 +8,7 @@ A server is started on its own GPUs, with as many tokens and the same dtype as t
 
     VLLM_SERVER_DEV_MODE=1 vllm serve <checkpoint> --enable-scale-out --logprobs-mode processed_logprobs \
         --max-model-len <max_model_len> --weight-transfer-config '{"backend": "nccl"}' \
-        --limit-mm-per-prompt '{"image": 999, "video": 1}'
+        --limit-mm-per-prompt '{"image": 999, "video": 1}' --no-mm-device-do-normalize
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.utils import ensure_master_addr_port
 
 from train.policies import Task
-from train.vllm_policy import Prompt, Sampled, VLLMSettings, request
+from train.vllm_policy import PolicyError, Prompt, Sampled, VLLMSettings, request
 from whilst.backbones.base import Backbone
 from whilst.chunks import Role
 from whilst.render import Renderer
@@ -100,7 +100,24 @@ class Generation(VLLMGeneration):
 
 
 def start(backbone: Backbone, settings: VLLMSettings, accelerator: Any) -> Generation:
-    return Generation(backbone, settings, accelerator)
+    generation = Generation(backbone, settings, accelerator)
+    if settings.mode == "server":
+        check_server(generation.vllm_client.get_server_info(), settings)
+    return generation
+
+
+def check_server(info: Mapping[str, Any], settings: VLLMSettings) -> None:
+    """Raises PolicyError where a server (its VllmConfig as JSON) would read or score other than the trainer does."""
+    model = info["model_config"]
+    wrong = []
+    if model["logprobs_mode"] != "processed_logprobs":
+        wrong.append("--logprobs-mode processed_logprobs (it gives log-probs of another distribution)")
+    if model["max_model_len"] < settings.max_model_len:
+        wrong.append(f"--max-model-len {settings.max_model_len} (it has {model['max_model_len']})")
+    if model["multimodal_config"].get("mm_device_do_normalize"):
+        wrong.append("--no-mm-device-do-normalize (our patches are normalised; it would do it again)")
+    if wrong:
+        raise PolicyError(f"the vLLM server at port {settings.port} must be started with {', '.join(wrong)}")
 
 
 class Colocated:
