@@ -3,20 +3,28 @@ Nothing here looks at how long anything took."""
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
-from benchmarks import masks, sft_step, split_onepass, synth
+from benchmarks import feature_sharing, grpo_update, masks, rollout, sft_step, split_onepass, synth
 from benchmarks._measure import last_line, paired_ratio, table, take_turns
 from benchmarks._streams import clips, stream
+from train.episodes import Judged, TurnRow
+from whilst.episode import Episode, Turn
+from whilst.render import Renderer
 from whilst.visibility import Rule, Tokens, dense_mask
 
+UPDATE = grpo_update.Shape(grpo_update.AT, grpo_update.CLAIM, samples=1, rollouts=2, parts=2)
 CORES: dict[str, Callable[[], str]] = {
+    "feature_sharing": partial(feature_sharing.main, 1, 2, 2, 1),
+    "grpo_update": partial(grpo_update.main, [(UPDATE, 2)]),
     "masks": partial(masks.main, ((1, 1, 1, True), (2, 1, 4, False))),
     "sft_step": partial(sft_step.main, ("qwen3_vl",), (sft_step.Shape("batch", (1, 2)),), 1),
     "synth": partial(synth.main, (20, 40), 1, 10),
+    "rollout": partial(rollout.main, rollout.CONFIGS[:1], 1, 3, 2, 1),
     "split_onepass": partial(split_onepass.main, ((2, 1), (3, 1))),
 }
 
@@ -89,6 +97,62 @@ def test_prefixes_under_another_rule_are_noticed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(split_onepass, "build_mask", build)
     with pytest.raises(AssertionError, match="losses differ"):
         split_onepass.main(((3, 1),))
+
+
+# --- GRPO ---
+
+
+def test_an_update_costs_what_its_way_says() -> None:
+    """Two rollouts of a sample of 8 clips, each of 64 patches: ours encodes 8 clips; the baseline 16 for the rollout,
+    16 for the old log-probs and 16 for the update. Its tokens go through the model twice."""
+    shape = replace(UPDATE, ways=grpo_update.ALL)
+    (result,) = json.loads(grpo_update.main([(shape, 1)]))["details"]["sizes"]
+    ways = result["ways"]
+    assert {name: way["rows"] for name, way in ways.items()} == {
+        "recurrent_packed": 2,
+        "vst_style": 16,
+        "recurrent": 16,
+        "in_context": 2,
+        "in_context_apart": 16,
+    }
+    assert {name: way["patches"] // 64 for name, way in ways.items()} == {name: 8 for name in ways} | {"vst_style": 48}
+    assert ways["vst_style"]["tokens"] == 2 * ways["recurrent"]["tokens"] > 3 * ways["recurrent_packed"]["tokens"]
+    assert max(result["gradient_difference"].values()) <= grpo_update.TOLERANCE
+    assert all(way["megabytes"] > 0 for way in ways.values())
+
+
+def test_another_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed rows under the plain causal rule: turns see the clips and thoughts of earlier ones."""
+    rows = grpo_update.turn_rows
+
+    def causal(judged: Judged, renderer: Renderer) -> list[TurnRow]:
+        made = rows(judged, renderer)
+        renderer.rule = Rule("causal")
+        return made
+
+    monkeypatch.setattr(grpo_update, "turn_rows", causal)
+    with pytest.raises(AssertionError, match="gradients of vst_style and recurrent_packed differ"):
+        grpo_update.main([(UPDATE, 1)])
+
+
+def test_rollouts_that_say_something_else_are_noticed() -> None:
+    task = feature_sharing.tasks(1, 1, 2)[0]
+    turn = Turn("answer", 2.0, 1, "q", "a", (1, 2), True, (-1.0, -1.0, -1.0))
+
+    def episode(turn: Turn) -> Episode:
+        return Episode(task.sample, (turn,))
+
+    assert feature_sharing.check_equal([episode(turn)], [episode(turn)]) == 0
+    with pytest.raises(AssertionError, match="says something else"):
+        feature_sharing.check_equal([episode(turn)], [episode(replace(turn, ids=(1, 3)))])
+    with pytest.raises(AssertionError, match="log-probs differ"):
+        feature_sharing.check_equal([episode(turn)], [episode(replace(turn, logprobs=(-1.0, -1.0, -1.1)))])
+
+
+def test_tasks_apart_share_no_clip() -> None:
+    shared = feature_sharing.tasks(1, 3, 2)
+    assert len({id(clip) for task in shared for clip in task.clips}) == 2
+    assert len({id(clip) for task in feature_sharing.apart(shared) for clip in task.clips}) == 6
 
 
 # --- what they share ---
