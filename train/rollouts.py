@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -32,7 +32,7 @@ from train.policies import Limits, Policy, Task
 from train.pool import ClipStore, SamplePool, capped_fps
 from train.rows import UNUSABLE, DataError, Rejected
 from whilst.clips import SegmentClip
-from whilst.sample import Sample
+from whilst.sample import Sample, json_lines
 
 
 @dataclass(frozen=True)
@@ -182,13 +182,24 @@ class Rollouts:
         made.counts["rejected_groups"] += 1
         return None
 
+    def remember_rejected(self) -> None:
+        """What the run has rejected before it was interrupted: it is not tried, or written down, again."""
+        for _, line in json_lines(self.rejected_file) if self.rejected_file.exists() else ():
+            if isinstance(line, dict):  # a torn last line is tried again
+                self.rejected[line["sample"]] = Rejected(**line)
+
     def reject(self, rejected: Rejected) -> None:
         """Note a sample that cannot be used. DataError where there are too many."""
         self.rejected[rejected.sample] = rejected
         with self.rejected_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(rejected), ensure_ascii=False) + "\n")
-        if len(self.rejected) > self.max_rejected:
+        self.check_rejected(self.rejected)
+
+    def check_rejected(self, found: Mapping[str, Rejected]) -> None:
+        """DataError where these are more than the recipe allows."""
+        if len(found) > self.max_rejected:
+            rejected = list(found.values())[-1]
             raise DataError(
-                f"{len(self.rejected)} samples cannot be used, data.max_rejected is {self.max_rejected}; the last: "
+                f"{len(found)} samples cannot be used, data.max_rejected is {self.max_rejected}; the last: "
                 f"{rejected.sample}: {rejected.reason} (all: {self.rejected_file})"
             )

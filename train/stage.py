@@ -113,6 +113,8 @@ def last_checkpoint(output: str | Path) -> Path | None:
 def optimiser_arguments(recipe: TrainRecipe) -> dict[str, Any]:
     """What the TRL configurations of all stages share: optimiser, schedule, precision, saving, reporting."""
     o = recipe.optim
+    if not torch.cuda.is_available():  # accelerate would say "cpu:0", from which several ranks cannot resume
+        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
     schedule: dict[str, Any] = {"lr_scheduler_type": o.schedule}
     if o.schedule == "decay_second_half":
         decay = o.steps // 2

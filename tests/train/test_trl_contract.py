@@ -22,6 +22,7 @@ OVERRIDDEN = {
     "_prepare_inputs",
     "_get_per_token_logps_and_entropies",
     "_compute_loss",
+    "_get_grad_norm",
     "_save_checkpoint",
     "_load_from_checkpoint",
 }
@@ -54,6 +55,7 @@ def test_signatures() -> None:
     ]  # fmt: skip
     assert parameters(GRPOTrainer._save_checkpoint) == ["self", "model", "trial"]
     assert parameters(GRPOTrainer.log) == ["self", "logs", "start_time"]
+    assert parameters(Trainer._get_grad_norm) == ["self", "model", "grad_norm"]
     assert parameters(Trainer._load_from_checkpoint) == ["self", "resume_from_checkpoint", "model"]
     assert parameters(Trainer.train) == ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"]
     assert "gather_deepspeed3_params" in parameters(unwrap_model_for_generation)
