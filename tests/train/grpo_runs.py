@@ -25,7 +25,8 @@ from rewards.base import Scene, Scored
 from rewards.mix import RewardTerm
 from rewards.registry import REWARDS
 from train import sft
-from train.grpo import EpisodeData, GRPORecipe, LossSettings, build_trainer, run
+from train.grpo import build_trainer, run
+from train.grpo_recipe import EpisodeData, GRPORecipe, LossSettings
 from train.rollouts import RolloutSettings
 from train.stage import ModelSettings, OptimSettings
 from whilst.episode import Episode

@@ -20,7 +20,9 @@ from rewards.base import RewardError
 from rewards.mix import RewardTerm
 from tests.train import grpo_runs
 from tests.train.grpo_runs import PACKED, grpo_recipe, logged, sft_folder, weights
-from train.grpo import EpisodeGRPOTrainer, GRPOError, GRPORecipe, RolloutGapError, build_trainer, run
+from train.grpo import build_trainer, run
+from train.grpo_recipe import GRPOError, GRPORecipe
+from train.grpo_trainer import EpisodeGRPOTrainer, RolloutGapError
 from train.policies import Limits, Task
 from train.rollouts import Generation
 from train.rows import DataError

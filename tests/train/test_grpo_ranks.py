@@ -16,7 +16,8 @@ import pytest
 from rewards.mix import RewardTerm
 from tests.train import grpo_runs
 from tests.train.grpo_runs import KV, PACKED, ROOT, drift, grpo_recipe, logged, run_apart, sft_folder, weights
-from train.grpo import EpisodeData, GRPORecipe, LossSettings, run
+from train.grpo import run
+from train.grpo_recipe import EpisodeData, GRPORecipe, LossSettings
 from train.pool import SamplePool
 from train.stage import ModelSettings
 from whilst.recipe import load_recipe

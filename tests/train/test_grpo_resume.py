@@ -15,7 +15,8 @@ from tests.conftest import FAMILIES
 from tests.train import grpo_runs
 from tests.train.grpo_runs import KV, PACKED, grpo_recipe, logged, run_and_kill, run_apart, sft_folder, weights
 from train.episodes import PER_TURN
-from train.grpo import GRPOError, LossSettings, run
+from train.grpo import run
+from train.grpo_recipe import GRPOError, LossSettings
 from train.stage import COMPLETE, LoraSettings, ModelSettings, last_checkpoint
 
 pytestmark = pytest.mark.usefixtures("rewards_of_tests")

@@ -15,7 +15,9 @@ from transformers import TrainerCallback
 
 from rewards.mix import RewardTerm
 from train import minimal_grpo
-from train.grpo import EpisodeData, EpisodeGRPOTrainer, GRPORecipe, LossSettings, build_trainer
+from train.grpo import build_trainer
+from train.grpo_recipe import EpisodeData, GRPORecipe, LossSettings
+from train.grpo_trainer import EpisodeGRPOTrainer
 from train.minimal_grpo import Settings, Tokens, log_probs, make_tasks, most_tokens, objective, play, prepare
 from train.pool import SamplePool
 from train.rollouts import RolloutSettings

@@ -11,7 +11,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
-from train.grpo import EpisodeGRPOTrainer
+from train.grpo_trainer import EpisodeGRPOTrainer
 
 # What is overridden on purpose; anything else of ours that upstream also has would be overridden by accident.
 OVERRIDDEN = {
