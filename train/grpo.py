@@ -39,7 +39,8 @@ from train.stage import (
     prepare_wandb,
     save_final,
 )
-from train.vllm_policy import check_installed, check_servable, connect
+from train.vllm_policy import check_installed, check_servable
+from train.vllm_weights import connect
 from whilst.backbones.base import Features, ban_vision_tokens
 from whilst.checkpoint import read_contract
 from whilst.clips import SegmentClip

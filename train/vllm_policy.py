@@ -25,7 +25,7 @@ from packaging.version import Version
 from torch import nn
 
 from train.policies import Limits, Task
-from whilst.backbones.base import VIDEO_PAD, VISION_END, VISION_START, Backbone, ClipShape, VisionSpec
+from whilst.backbones.base import VIDEO_PAD, VISION_END, VISION_START, ClipShape, VisionSpec
 from whilst.chunks import Chunk, Role
 from whilst.clips import SegmentClip
 from whilst.episode import Episode, Poll, Turn, polls
@@ -397,16 +397,3 @@ class VLLMPolicy:
             finished=finished,
             logprobs=logprobs,
         )
-
-
-def connect(
-    backbone: Backbone, renderer: Renderer, settings: VLLMSettings, accelerator: Any, *, thinks: bool
-) -> VLLMPolicy:
-    """Start vLLM (colocate) or reach its server. Raises PolicyError where recipe or machine cannot have it."""
-    check_servable(renderer)
-    check_installed()
-    from train.vllm_weights import Colocated, Server, start
-
-    generation = start(backbone, settings, accelerator)
-    engine = (Colocated if settings.mode == "colocate" else Server)(generation, renderer)
-    return VLLMPolicy(engine, renderer, backbone.banned, settings, thinks=thinks)

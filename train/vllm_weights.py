@@ -29,7 +29,16 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.utils import ensure_master_addr_port
 
 from train.policies import Task
-from train.vllm_policy import PolicyError, Prompt, Sampled, VLLMSettings, request
+from train.vllm_policy import (
+    PolicyError,
+    Prompt,
+    Sampled,
+    VLLMPolicy,
+    VLLMSettings,
+    check_installed,
+    check_servable,
+    request,
+)
 from whilst.backbones.base import Backbone
 from whilst.chunks import Role
 from whilst.render import Renderer
@@ -252,3 +261,14 @@ def features(renderer: Renderer, prompt: Prompt) -> dict[str, Any] | None:
         "mm_placeholders": {modality: [{"offset": int(p), "length": length} for p in pads[::length]]},
         "kwargs_data": {modality: encoded},
     }
+
+
+def connect(
+    backbone: Backbone, renderer: Renderer, settings: VLLMSettings, accelerator: Any, *, thinks: bool
+) -> VLLMPolicy:
+    """Start vLLM (colocate) or reach its server. Raises PolicyError where recipe or machine cannot have it."""
+    check_servable(renderer)
+    check_installed()
+    generation = start(backbone, settings, accelerator)
+    engine = (Colocated if settings.mode == "colocate" else Server)(generation, renderer)
+    return VLLMPolicy(engine, renderer, backbone.banned, settings, thinks=thinks)

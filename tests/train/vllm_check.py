@@ -32,8 +32,8 @@ from accelerate import Accelerator
 
 from tests.streams import frames, timeline
 from train.policies import Limits, Task
-from train.vllm_policy import Prompt, Sampled, VLLMPolicy, VLLMSettings, connect
-from train.vllm_weights import Server, check_server
+from train.vllm_policy import Prompt, Sampled, VLLMPolicy, VLLMSettings
+from train.vllm_weights import Server, check_server, connect
 from whilst.backbones.base import Backbone, add_lora, load
 from whilst.backbones.tiny import build_tiny
 from whilst.chunks import Numbering, Role, TurnFormat
