@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -98,7 +99,7 @@ class Rollouts:
         mix: RewardMix,
         settings: RolloutSettings,
         *,
-        advantage: str,
+        advantage: Literal["mean", "mean_std"],
         seed: int,
         max_rejected: int,
         rejected_file: Path,
@@ -165,7 +166,7 @@ class Rollouts:
             return list(threads.map(lambda episode: self.mix.score(episode, scene), scene.group))
 
     def _signal(self, totals: Sequence[float], number: int, index: int) -> list[float]:
-        signal = advantages(totals, "mean_std" if self.advantage == "mean_std" else "mean")
+        signal = advantages(totals, self.advantage)
         if self.settings.control == "permute_advantages":
             order = np.random.default_rng([self.seed, number, index, 2]).permutation(len(signal))
             signal = [signal[i] for i in order]
