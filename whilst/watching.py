@@ -100,8 +100,6 @@ class _Recorder:
             if poll is not None and answer is not None:
                 self._add(b, "answer", poll.time, poll.query.id, answer, step)
 
-    def _add(
-        self, b: int, role: Literal["thought", "answer"], time: float, query: str | None, said: Generated, step: int
-    ) -> None:
+    def _add(self, b: int, role: Role, time: float, query: str | None, said: Generated, step: int) -> None:
         numbers = self.logprobs(b) if self.logprobs else ()
         self.turns[b].append(Turn(role, time, step - 1, query, said.text, said.ids, said.finished, numbers))
