@@ -1,0 +1,112 @@
+"""What every benchmark gives: how its files become Samples, how replies are judged, and which totals are made of that.
+
+A benchmark is one file of this folder. It reads the published annotation files, judges every reply twice (strictly, and
+as the published scorer does), and names its totals. `official` exists where there is a published rule; it reproduces
+that rule bit for bit, faults included, so that figures can be compared with papers. What to believe is `strict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from whilst.sample import Query, Sample
+
+
+class BenchmarkError(ValueError):
+    """An annotation or result file that cannot be read as this benchmark's; names the file, the field and the fix."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row of an annotation file that became no sample, and why. Rejections are counted and shown, never dropped."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Given:
+    """A reply to a query at a time (s); empty text is silence. finished: not cut off by the token limit.
+
+    failure: why there is no reply, where the run failed on the sample; such an item counts as wrong and is listed.
+    """
+
+    time: float
+    text: str
+    finished: bool = True
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judged item. credit: 0 to 1. counted: whether it stands in the denominator (always, when judged strictly).
+
+    reason: why it has no full credit, in a few words ("wrong", "no reply", "cut off", "not one of the options",
+    "failed: ..."); "" for full credit. Items of one video are not independent: intervals are drawn over `video`.
+    """
+
+    video: str
+    sample: str
+    query: str
+    task: str
+    credit: float
+    reply: str
+    reason: str = ""
+    counted: bool = True
+
+
+@dataclass(frozen=True)
+class Total:
+    """A figure made of verdicts. definition: one sentence that says what is averaged over what."""
+
+    definition: str
+    of: Callable[[Sequence[Verdict]], float]
+
+
+# all replies to one query, in order of time -> its verdicts (several where a query is several items, as in polling)
+Judge = Callable[[Sample, Query, Sequence[Given]], Sequence[Verdict]]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """read: annotation files -> samples without segments or with them; `meta["benchmark"]` is the name.
+
+    totals: by name; the first is the headline. tested_on: "real files" or "fixtures in the documented format".
+    track: how the model is made to speak: "asked" (a query wants one reply), "poll" (asked again and again) or "push"
+    (it speaks when it wants to). Figures of different tracks are never averaged.
+    """
+
+    name: str
+    source: str
+    licence: str
+    tested_on: str
+    track: str
+    read: Callable[..., Iterator[Sample | Rejected]]
+    strict: Judge
+    official: Judge | None
+    totals: Mapping[str, Total]
+    options: Mapping[str, str] = field(default_factory=dict)  # keyword arguments of `read`, and what they do
+    # published result files -> verdicts by the official rule, and by the strict one, where such files exist
+    results: Callable[[Path, Path], tuple[Sequence[Verdict], Sequence[Verdict]]] | None = None
+
+
+def mean(verdicts: Sequence[Verdict]) -> float:
+    """Mean credit of what counts; 0 where nothing does."""
+    credits = [verdict.credit for verdict in verdicts if verdict.counted]
+    return sum(credits) / len(credits) if credits else 0.0
+
+
+def by_task(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    """Verdicts of each task, in the order in which tasks come."""
+    tasks: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        tasks.setdefault(verdict.task, []).append(verdict)
+    return tasks
+
+
+def mean_of_tasks(verdicts: Sequence[Verdict]) -> float:
+    """Mean over tasks of their mean credit."""
+    means = [mean(of_task) for of_task in by_task(verdicts).values()]
+    return sum(means) / len(means) if means else 0.0
