@@ -11,6 +11,7 @@ import torch
 
 from whilst.attention import build_mask
 from whilst.backbones.base import Backbone, ClipShape, Features
+from whilst.policies import Policy
 from whilst.render import IGNORE, Renderer, TokenRow
 from whilst.runtime import StreamBatch, View, encode_clips
 from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought, Video
@@ -158,6 +159,7 @@ def stream(
     *,
     read_tokens: int | None = None,
     flip_boundary: bool = False,
+    policy: Policy | None = None,
 ) -> list[Streamed]:
     """Run samples side by side through StreamBatch with the tokens that they hold (teacher forcing).
 
@@ -178,7 +180,9 @@ def stream(
             events[b].append(event)
         return chosen
 
-    batch = StreamBatch(backbone, renderer, len(samples), sampler=sampler, received_ends=ends, read_tokens=read_tokens)
+    batch = StreamBatch(
+        backbone, renderer, len(samples), sampler=sampler, received_ends=ends, read_tokens=read_tokens, policy=policy
+    )
     batch.hold_boundary ^= flip_boundary
     if any(sample.memory for sample in samples):
         batch.remember([sample.memory or None for sample in samples])

@@ -1,11 +1,12 @@
-"""StreamSession: a model watches a video as it arrives, thinks, and is asked at any time.
+"""StreamBatch: a model watches videos as they arrive, thinks, and is asked at any time; B independent streams in step.
 
 Training needs the mask; inference needs only cache discipline. What a token may see is what the two caches (received,
 generated) hold when it is written; the rule also says when the boundary token of a generated turn is written, before or
 after the next read (whilst.visibility.RULES). The one-pass masked forward over the rendered row gives the same logits
 (tests/whilst/test_equivalence.py).
 
-`StreamBatch` runs B independent streams in step; `StreamSession` is one stream. Sequential: reading waits for writing.
+Sequential: reading waits for writing (whilst/parallel.py does both at once). `StreamSession` (whilst/session.py) is one
+stream of frames. What leaves the caches whilst a stream goes on is said by a policy (whilst/policies.py).
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ import torch
 
 from whilst.backbones.base import Backbone, ClipShape, Features
 from whilst.chunks import Chunk, Numbering, Role
+from whilst.keeping import Keeping
 from whilst.memory import TextMemory, TwoStreamCache
+from whilst.policies import Policy, PolicyError, RecentFrames, Selection
 from whilst.render import Renderer
+from whilst.retrieval import Reader, Recall
 from whilst.sample import Query, Segment
 from whilst.sampling import Sampler, greedy
+from whilst.slots import ALL_FIELDS, SlotTable, piece_numbers, tokens_of
 from whilst.visibility import FIELDS, GENERATED, RECEIVED, Rule, Tokens
 
 
@@ -60,7 +65,20 @@ class Written:
     features: Features | None = None
 
     def cut(self, start: int, stop: int) -> Written:
-        chunk, part = self.chunk, slice(start, stop)
+        pads = self.chunk.roles == Role.VISION
+        first, last = int(pads[:start].sum()), int(pads[:stop].sum())
+        features = self.features.take(torch.arange(first, last)) if self.features is not None else None
+        return self._of(slice(start, stop), features)
+
+    def without_dropped(self, selection: Selection) -> Written:
+        """Only the visual tokens that a policy lets in; they keep their numbers."""
+        stays = self.chunk.roles != Role.VISION
+        stays[~stays] = selection.kept.numpy()
+        features = selection.features or self.features
+        return self._of(stays, features.take(selection.kept.nonzero()[:, 0]) if features is not None else None)
+
+    def _of(self, part: slice | np.ndarray, features: Features | None) -> Written:
+        chunk = self.chunk
         tokens = Chunk(
             ids=chunk.ids[part],
             roles=chunk.roles[part],
@@ -69,9 +87,6 @@ class Written:
             visual_end=chunk.visual_end[part],
             pieces=(),  # numbered already
         )
-        pads = chunk.roles == Role.VISION
-        first, last = int(pads[:start].sum()), int(pads[:stop].sum())
-        features = self.features.take(torch.arange(first, last)) if self.features is not None else None
         return Written(tokens, {name: value[..., part] for name, value in self.numbers.items()}, features)
 
 
@@ -101,8 +116,19 @@ class StreamBatch:
         sampler: Sampler = greedy,
         received_ends: Sequence[int] | None = None,
         read_tokens: int | None = None,
+        policy: Policy | None = None,
     ) -> None:
-        """received_ends: see positions.Batch. read_tokens: most tokens that one forward reads; None: a turn at once."""
+        """received_ends: see positions.Batch. read_tokens: most tokens that one forward reads; None: a turn at once.
+        policy: what leaves the caches; None: nothing does.
+
+        Raises:
+            PolicyError: the policy cannot serve this layout, rule or scheme.
+            RuntimeStateError: an attention back-end that does not take the mask of a stream.
+        """
+        if backbone.backend != "whilst_sdpa":
+            raise RuntimeStateError(
+                f"a stream needs attention back-end whilst_sdpa, not {backbone.backend}: load it so"
+            )
         self.backbone, self.renderer, self.size = backbone, renderer, size
         self.sampler, self.read_tokens = sampler, read_tokens
         config = renderer.config
@@ -119,13 +145,23 @@ class StreamBatch:
         self.spoke = [False] * size  # a boundary token ends the stream that is written next
         self.pending: list[Written | None] = [None] * size  # the held boundary token (row_shift)
         layers = backbone.core.config.get_text_config().num_hidden_layers
-        self.cache = TwoStreamCache(layers, received_alone=self.split)
-        self.meta: list[list[torch.Tensor]] = [[], []]  # per stream: blocks (F + 1, B, n); the last field is validity
+        self.reindexes = policy is not None and policy.reindex
+        self.cache = TwoStreamCache(layers, received_alone=self.split, keeps_raw=self.reindexes)
+        fields = FIELDS if policy is None else ALL_FIELDS
+        self.slots = (SlotTable(fields), SlotTable(fields))  # what is known of the entries of the two caches
+        self.keeping = Keeping(self, policy) if policy is not None else None
+        self.recall: Recall | None = None  # whilst a query is answered that brings segments back
         self.logits = torch.zeros(size, 0)
         prefix = renderer.system()
         self._feed([prefix] * size, RECEIVED)
         if self.recurrent:
             self._feed([renderer.memory_open()] * size, RECEIVED)
+        self.begun = [numbering.mark() for numbering in self.numbering]
+
+    def close(self) -> None:
+        """Give back what lies outside the caches: offloaded segments and their files."""
+        if self.keeping is not None:
+            self.keeping.close()
 
     # --- what a stream can do ---------------------------------------------------------------------------------------
 
@@ -137,6 +173,26 @@ class StreamBatch:
 
     def watch(self, views: Sequence[View | None]) -> None:
         """A segment has arrived on each stream that passes a view."""
+        keeping = self.keeping
+        if keeping is not None:
+            keeping.select(views)
+            if isinstance(keeping.policy, RecentFrames):
+                keeping.watch_recent(views, keeping.policy)
+                return
+            if not self.recurrent:
+                keeping.forget(views)
+        before = self.slots[RECEIVED].length
+        self.read(views)
+        if keeping is not None and not self.recurrent:
+            keeping.prune(before)
+
+    def restart(self, b: int) -> None:
+        """Stream b goes back to its beginning; its entries have been taken out."""
+        self.numbering[b].reset(self.begun[b])
+        self.spoke[b] = False
+
+    def read(self, views: Sequence[View | None]) -> None:
+        """Read the segments of `views` (a recurrent stream reads them with every turn)."""
         chunks: list[Chunk | None] = [None] * self.size
         for b, view in enumerate(views):
             if view is None:
@@ -155,6 +211,10 @@ class StreamBatch:
         missing = [b for b, row in enumerate(rows) if row and self.current[b] is None]
         if missing:
             raise RuntimeStateError(f"stream {missing[0]}: think() before any segment was watched")
+        if any(rows) and self.keeping is not None and self.keeping.policy.rereads:
+            raise PolicyError(
+                f"policy {self.keeping.policy.name!r} keeps nothing but frames: an arm that thinks cannot have it"
+            )
         if not self.recurrent:
             return self._generate(rows, Role.THOUGHT, limit)
         mark = self._leave()
@@ -172,6 +232,7 @@ class StreamBatch:
             self.hear(queries)
             return self._generate(rows, Role.ANSWER, limit)
         mark = self._leave()
+        self.recall = self.keeping.recall() if self.keeping is not None else None
         if self.recurrent:
             self._turn(rows, queries)
         else:
@@ -181,6 +242,7 @@ class StreamBatch:
             ]
             self._feed(chunks, RECEIVED)
         answers = self._generate(rows, Role.ANSWER, limit, closed=False)
+        self.recall = None
         self._return(mark)
         return answers
 
@@ -241,8 +303,7 @@ class StreamBatch:
 
     def _rebuild(self) -> None:
         """Read the text memory anew: its beginning changed."""
-        self.cache.truncate((0, 0))
-        self.meta = [[], []]
+        self._truncate((0, 0))
         for b in range(self.size):
             now, unit = self.numbering[b].now, self.numbering[b].unit
             self.numbering[b] = Numbering(self.renderer.scheme())
@@ -265,16 +326,26 @@ class StreamBatch:
         """Where the main timeline stands, before a branch or a turn."""
         return (
             self.cache.lengths(),
-            [list(blocks) for blocks in self.meta],
             [numbering.mark() for numbering in self.numbering],
             list(self.spoke),
         )
 
     def _return(self, mark: tuple[Any, ...]) -> None:
-        lengths, self.meta, marks, self.spoke = mark
-        self.cache.truncate(lengths)
+        lengths, marks, self.spoke = mark
+        self._truncate(lengths)
         for numbering, numbers in zip(self.numbering, marks, strict=True):
             numbering.reset(numbers)
+
+    def held(self, received_alone: bool = False) -> Tokens:
+        """What is known of all entries of the caches, fields (B, N), received ones first."""
+        tables = self.slots[:1] if received_alone else self.slots
+        parts = [part for table in tables for part in table.buffer.parts()]
+        return tokens_of(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2), tables[0].fields)
+
+    def _truncate(self, lengths: tuple[int, int]) -> None:
+        self.cache.truncate(lengths)
+        for table, length in zip(self.slots, lengths, strict=True):
+            table.buffer.length = length
 
     def _lead(self, b: int, chunk: Chunk, stream: int) -> Chunk:
         """After a boundary token, `follow` is written first; in a split layout only before generated turns."""
@@ -342,9 +413,16 @@ class StreamBatch:
     ) -> Written | None:
         if chunk is None or len(chunk) == 0:
             return None
-        return Written(
-            chunk, self.numbering[b].stamp(chunk, stream, segment=segment), view.features if view is not None else None
-        )
+        numbers = self.numbering[b].stamp(chunk, stream, segment=segment)
+        features = view.features if view is not None else None
+        if self.keeping is None:
+            return Written(chunk, numbers, features)
+        end = round(1000 * view.segment.end) if view is not None else -1
+        first = self.keeping.patches[b] - (view.shape.grid[0] if view is not None else 0)
+        numbers |= piece_numbers(chunk, numbers["positions"], end, first)
+        selection = self.keeping.selections[b] if view is not None else None
+        written = Written(chunk, numbers, features)
+        return written if selection is None else written.without_dropped(selection)
 
     def _feed(
         self,
@@ -373,8 +451,6 @@ class StreamBatch:
             return
         ids = torch.zeros(self.size, n, dtype=torch.long)
         positions = torch.zeros(3, self.size, n, dtype=torch.long)
-        meta = torch.zeros(len(FIELDS) + 1, self.size, n, dtype=torch.int32)
-        meta[FIELDS.index("index")] = -1
         visual_mask = torch.zeros(self.size, n, dtype=torch.bool)
         features: list[Features] = []
         for b, w in enumerate(written):
@@ -383,20 +459,22 @@ class StreamBatch:
             size = len(w.chunk)
             ids[b, :size] = torch.from_numpy(w.chunk.ids)
             positions[:, b, :size] = torch.from_numpy(np.array(w.numbers["positions"]))
-            meta[:-1, b, :size] = torch.from_numpy(np.stack([w.numbers[name] for name in FIELDS]))
-            meta[-1, b, :size] = 1
             visual_mask[b, :size] = torch.from_numpy(w.chunk.roles == Role.VISION)
             if w.features is not None:
                 features.append(w.features)
-        self.meta[stream].append(meta)
+        table = self.slots[stream]
+        block = table.block([w.numbers if w is not None else None for w in written], n)
+        table.buffer.append(block)
         alone = stream == RECEIVED and self.split
-        keys = torch.cat(self.meta[RECEIVED] if alone else self.meta[RECEIVED] + self.meta[GENERATED], dim=2)
-        queries = Tokens(dict(zip(FIELDS, meta[:-1, :, :, None], strict=True)))
-        columns = Tokens(dict(zip(FIELDS, keys[:-1, :, None, :], strict=True)))
-        mask = self.rule.allowed(queries, columns) & (keys[-1, :, None, :] > 0)
-        mask |= (meta[-1, :, :, None] == 0) & (columns.index == -1)  # padding sees padding: finite rows of no use
-        self.cache.write_to(stream)
+        queries = tokens_of(block[..., None], table.fields)
+        columns = self.held(alone)[:, None]
+        mask = self.rule.allowed(queries, columns) & (columns.valid > 0)
+        mask |= (queries.valid == 0) & (columns.index == -1)  # padding sees padding: finite rows of no use
         device = self.backbone.device
+        reader = None
+        if self.reindexes:
+            reader = Reader(self.backbone.turn(positions), block[-1] > 0, self.recall)
+        self.cache.write_to(stream, reader.turn if reader is not None else None)
         hidden = self.backbone.hidden(
             ids.to(device),
             positions.to(device),
@@ -404,61 +482,10 @@ class StreamBatch:
             visual_mask.to(device),
             Features.cat(features) if features else None,
             self.cache,
+            reader,
         )
-        lengths = meta[-1].sum(-1)
+        lengths = block[-1].sum(-1)
         logits = self.backbone.logits(hidden[torch.arange(self.size), (lengths - 1).clamp(min=0)]).float()
         if self.logits.shape[1] == 0:
             self.logits = logits
         self.logits = torch.where((lengths > 0)[:, None].to(device), logits, self.logits)
-
-
-class StreamSession:
-    """One stream. `watch` a clip, `think` about it, `ask` at any time; several queries may be asked mid-stream."""
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        renderer: Renderer,
-        *,
-        fps: float,
-        thought_tokens: int = 64,
-        answer_tokens: int = 64,
-        received_end: int | None = None,
-    ) -> None:
-        ends = None if received_end is None else [received_end]
-        self.batch = StreamBatch(backbone, renderer, 1, received_ends=ends)
-        self.backbone, self.fps = backbone, fps
-        self.thought_tokens, self.answer_tokens = thought_tokens, answer_tokens
-        self.time = 0.0
-        self._asked = 0
-
-    def watch(self, images: np.ndarray, times: Sequence[float], end: float) -> None:
-        """A segment of frames (T, H, W, 3) uint8 at `times` (T,) s arrives at time `end` (s)."""
-        if not len(times) or len(times) != len(images):
-            raise RuntimeStateError(
-                f"watch() got {len(images)} frames and {len(times)} times: one time a frame, at least one"
-            )
-        if end < self.time:
-            raise RuntimeStateError(f"watch() at {end:.3f} s, but the stream is already at {self.time:.3f} s")
-        view = encode_clips(self.backbone, [(Segment(times[0], end), images, times)], self.fps)[0]
-        self.time = end
-        self.batch.watch([view])
-
-    def think(self) -> Generated:
-        """The thought about the segment that has just arrived."""
-        (thought,) = self.batch.think([True], self.thought_tokens)
-        assert thought is not None
-        return thought
-
-    def ask(self, text: str, time: float | None = None) -> Generated:
-        """The answer to a query, now."""
-        self._asked += 1
-        query = Query(id=f"ask-{self._asked}", time=self.time if time is None else time, text=text)
-        (answer,) = self.batch.ask([query], self.answer_tokens)
-        assert answer is not None
-        return answer
-
-    @property
-    def memory(self) -> list[str]:
-        """The text memory, entry by entry."""
-        return [self.backbone.tokenizer.decode(entry.ids.tolist()) for entry in self.batch.memories[0].entries]

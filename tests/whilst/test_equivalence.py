@@ -253,9 +253,9 @@ def test_thoughts_leave_the_received_cache_unchanged(backbone: Backbone, name: s
     views = views_of(backbone, samples[0])
     runs = [stream(backbone, renderer, [sample], [views])[0].batch for sample in samples]
     for a, b in zip(*(run.cache.two for run in runs), strict=True):
-        for buffers in ("key_buffers", "value_buffers"):
+        for buffers in ("keys_of", "values_of"):
             mine, theirs = getattr(a, buffers), getattr(b, buffers)
-            assert torch.equal(mine[RECEIVED].view()[0], theirs[RECEIVED].view()[0])
+            assert torch.equal(mine[RECEIVED].view(), theirs[RECEIVED].view())
             assert mine[GENERATED].length != theirs[GENERATED].length
 
 

@@ -201,12 +201,22 @@ class Backbone:
         visual_mask: torch.Tensor | None = None,
         features: Features | None = None,
         cache: Any = None,
+        reader: Any = None,
     ) -> torch.Tensor:
         """Last hidden states (B, L, D) of tokens (B, L) at positions (3, B, L) under `mask`.
 
-        features: one row for each True of visual_mask (B, L), in row-major order.
+        features: one row for each True of visual_mask (B, L), in row-major order. reader: rotates queries and keys
+        itself (whilst.retrieval.Reader); the stock rotation is then that of position 0, which changes nothing.
         """
-        return decode(self.family, self.core, input_ids, positions, mask, visual_mask, features, cache)
+        if reader is not None:
+            positions = torch.zeros_like(positions)
+        return decode(self.family, self.core, input_ids, positions, mask, visual_mask, features, cache, reader)
+
+    def turn(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """RoPE of positions (3, B, n): cos and sin, each (B, n, D of a head)."""
+        weight = self.core.get_input_embeddings().weight
+        cos, sin = self.core.language_model.rotary_emb(weight, positions.to(weight.device))
+        return cos, sin
 
 
 def decode(
@@ -218,6 +228,7 @@ def decode(
     visual_mask: torch.Tensor | None,
     features: Features | None,
     cache: Any = None,
+    reader: Any = None,
 ) -> torch.Tensor:
     embeds = core.get_input_embeddings()(input_ids)
     extra: dict[str, Any] = {}
@@ -232,6 +243,8 @@ def decode(
         embeds = embeds.masked_scatter(visual_mask[..., None], features.tokens.to(embeds.dtype))
         if slots:
             extra = family.visual_inputs(visual_mask, features)
+    if reader is not None:
+        extra = extra | {"reader": reader}
     out = core.language_model(
         inputs_embeds=embeds,
         position_ids=positions,
