@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from whilst.backbones.base import Backbone, BackboneError, load
+from whilst.policies import Policy, make_policy
 from whilst.recipe import load_recipe
 from whilst.render import RenderConfig, Renderer
 
@@ -15,7 +17,8 @@ CONTRACT = "streaming.yaml"
 @dataclass(frozen=True)
 class Contract:
     """What inference must know of training: sampling fps, whether it thinks, the render configuration, and pixels a
-    frame (None: the checkpoint's own)."""
+    frame (None: the checkpoint's own). policy: the memory policies that it is served with (whilst/policies.py), a
+    mapping each with a `name`; none: nothing leaves the caches."""
 
     base: str
     fps: float
@@ -23,6 +26,11 @@ class Contract:
     render: RenderConfig
     min_pixels: int | None = None
     max_pixels: int | None = None
+    policy: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if (policy := make_policy(self.policy)) is not None:
+            policy.check(self.render)
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,11 @@ class Checkpoint:
     backbone: Backbone
     renderer: Renderer
     contract: Contract
+
+    @property
+    def policy(self) -> Policy | None:
+        """The memory policy that its streams have."""
+        return make_policy(self.contract.policy)
 
 
 def read_contract(path: str | Path) -> Contract:

@@ -477,8 +477,8 @@ POLICIES: dict[str, type[Policy]] = {
 
 
 def make_policy(settings: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> Policy | None:
-    """The policy of a mapping with a `name` and its settings, as a contract or recipe holds it; None for None. A list
-    of mappings is a chain.
+    """The policy of a mapping with a `name` and its settings, as a contract or recipe holds it. A list of
+    several mappings is a chain; None or an empty list is no policy.
 
     Raises:
         PolicyError: an unknown policy, an unknown setting, or one of a wrong type.
@@ -487,6 +487,8 @@ def make_policy(settings: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
         return None
     if not isinstance(settings, Mapping):
         made = [policy for part in settings if (policy := make_policy(part)) is not None]
+        if len(made) < 2:
+            return made[0] if made else None
         return Chain(reindex=any(policy.reindex for policy in made), policies=tuple(made))
     given = dict(settings)
     name = given.pop("name", None)
