@@ -57,6 +57,7 @@ POLICIES: Mapping[str, Any] = {
         {"name": "curvature", "clear": 0.5, "blurred": 0.0, "budget": 256},
         {"name": "sink_window", "window": 64, "reindex": False},
     ],
+    "carrier": [{"name": "carrier", "frames": 32}, {"name": "sink_window", "window": 64, "reindex": False}],
 }
 
 

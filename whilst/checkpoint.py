@@ -17,7 +17,7 @@ CONTRACT = "streaming.yaml"
 @dataclass(frozen=True)
 class Contract:
     """What inference must know of training: sampling fps, whether it thinks, the render configuration, and pixels a
-    frame (None: the checkpoint's own). policy: the memory policies that it is served with (whilst/policies.py), a
+    frame (None: the checkpoint's own). policy: the memory policies that it is served with (whilst/policies/), a
     mapping each with a `name`; none: nothing leaves the caches."""
 
     base: str

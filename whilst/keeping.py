@@ -1,4 +1,4 @@
-"""A policy (whilst/policies.py) at work on the caches of a StreamBatch: what is read, what leaves, what comes back."""
+"""A policy (whilst/policies/) at work on the caches of a StreamBatch: what is read, what leaves, what comes back."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Keeping:
         table = streams.slots[RECEIVED]
         new = tokens_of(table.buffer.view()[:, :, before:], table.fields)
         keys = [layer.keys_of[RECEIVED].view()[:, :, before:] for layer in streams.cache.two]
-        kept = self.policy.prune(keys, (new.frame >= 0) & (new.valid > 0))
+        kept = self.policy.prune(keys, new)
         if kept is None:
             return
         chosen = [kept_index(of_layer & (new.valid > 0)) for of_layer in kept]

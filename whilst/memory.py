@@ -2,7 +2,7 @@
 
 Text memory and KV memory are two different things (docs/concepts.md): the first keeps words, the second keeps the keys
 and values of words, which also carry what they saw. What leaves the caches when is said by a policy
-(whilst/policies.py).
+(whilst/policies/).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ after the next read (whilst.visibility.RULES). The one-pass masked forward over 
 (tests/whilst/test_equivalence.py).
 
 Sequential: reading waits for writing (whilst/parallel.py does both at once). `StreamSession` (whilst/session.py) is one
-stream of frames. What leaves the caches whilst a stream goes on is said by a policy (whilst/policies.py).
+stream of frames. What leaves the caches whilst a stream goes on is said by a policy (whilst/policies/).
 """
 
 from __future__ import annotations
@@ -76,6 +76,23 @@ class Written:
         stays[~stays] = selection.kept.numpy()
         features = selection.features or self.features
         return self._of(stays, features.take(selection.kept.nonzero()[:, 0]) if features is not None else None)
+
+    def with_carriers(self, carriers: Features) -> Written:
+        """A further token behind the tokens of each frame, with the numbers of the last of them."""
+        assert self.features is not None
+        frame = self.numbers["frame"]
+        last = np.flatnonzero((frame >= 0) & (np.append(frame[1:], -1) != frame))
+        order = np.sort(np.append(np.arange(len(frame)), last), kind="stable")
+        added = np.append(False, order[1:] == order[:-1])  # of two equal places the second is the carrier
+        written = self._of(order, None)
+        n = len(written.chunk)
+        steps = np.arange(n, dtype=np.int32)
+        numbers = written.numbers | {"carrier": added.astype(np.int32), "index": self.numbers["index"][0] + steps}
+        pads = written.chunk.roles == Role.VISION
+        count = self.features.tokens.shape[0]
+        which = np.where(added[pads], count + np.cumsum(added[pads]) - 1, np.cumsum(~added[pads]) - 1)
+        joined = Features.cat([self.features, carriers])
+        return Written(written.chunk, numbers, joined.take(torch.from_numpy(which)))
 
     def _of(self, part: slice | np.ndarray, features: Features | None) -> Written:
         chunk = self.chunk
@@ -422,7 +439,13 @@ class StreamBatch:
         numbers |= piece_numbers(chunk, numbers["positions"], end, first)
         selection = self.keeping.selections[b] if view is not None else None
         written = Written(chunk, numbers, features)
-        return written if selection is None else written.without_dropped(selection)
+        if selection is None:
+            return written
+        if selection.carriers is not None:
+            written = written.with_carriers(selection.carriers)
+            self.numbering[b].index += selection.carriers.tokens.shape[0]
+            return written
+        return written.without_dropped(selection)
 
     def _feed(
         self,

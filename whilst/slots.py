@@ -26,6 +26,7 @@ EXTRA = (
     "extent",  # positions that the whole piece takes up, whatever was dropped of it
     "end",  # end of its segment in ms on the clock of the video; -1: none
     "frame",  # ordinal of its temporal patch on the stream; -1: no visual token
+    "carrier",  # 1: stands for its whole frame (policy carrier)
 )
 
 
@@ -95,6 +96,7 @@ def piece_numbers(chunk: Chunk, positions: np.ndarray, segment_end: int, frame: 
         "extent": extent,
         "end": np.full(n, segment_end, np.int32),
         "frame": frames,
+        "carrier": np.zeros(n, np.int32),
     }
 
 

@@ -25,7 +25,8 @@ from whilst.backbones.base import Backbone, Features
 from whilst.chunks import Role, TurnFormat
 from whilst.keeping import Keeping
 from whilst.memory import rotate
-from whilst.policies import POLICIES, PolicyError, Watched, make_policy, ranks
+from whilst.policies import POLICIES, PolicyError, Watched, make_policy
+from whilst.policies.base import ranks
 from whilst.positions import Grid, place
 from whilst.render import RenderConfig, Renderer
 from whilst.retrieval import OffloadError, Store
@@ -63,6 +64,7 @@ UNLIMITED: Mapping[str, Any] = {
     "surprise, out of reach": {"name": "surprise", "budget": MANY},
     "curvature": {"name": "curvature"},
     "curvature, out of reach": {"name": "curvature", "clear": -1e9, "blurred": -1e9, "budget": MANY},
+    "carrier": {"name": "carrier"},
     "chain": [
         {"name": "drop_similar"},
         {"name": "sink_window", "window": MANY, "vision_seconds": 1e6},
@@ -91,6 +93,7 @@ BOUNDED: Mapping[str, Any] = {
         {"name": "curvature", "clear": 0.5, "blurred": 0.0, "budget": 18},
         {"name": "sink_window", "window": 16, "reindex": False},
     ],
+    "carrier": [{"name": "carrier", "frames": 4}, {"name": "sink_window", "window": 16, "reindex": False}],
 }
 
 
@@ -192,7 +195,16 @@ def test_streams_of_a_batch_do_not_meet(backbone: Backbone) -> None:
     whole = timeline("a")
     short = timeline("b", ("none", "in-2 blue-square .", "", "now .")).with_events(whole.events[:6])
     of_each = [views_of(backbone, sample, seed) for seed, sample in enumerate((whole, short))]
-    for name in ("visual_window", "sink_window", "drop_similar", "retrieval", "key_norm", "surprise", "curvature"):
+    for name in (
+        "visual_window",
+        "sink_window",
+        "drop_similar",
+        "retrieval",
+        "key_norm",
+        "surprise",
+        "curvature",
+        "carrier",
+    ):
         if name == "key_norm" and backbone.family.name == "qwen3_vl":
             continue  # its keys are normalised, so with random weights all norms are equal but for rounding
         policy = make_policy(BOUNDED[name])
@@ -566,6 +578,55 @@ def test_curvature_routes_frames() -> None:
     assert selection is not None and selection.features is not None
     assert selection.kept.view(3, 4).tolist()[2] == [True, False, False, False]
     assert selection.features.tokens[8].tolist() == (one * 2).mean(0).tolist()
+
+
+def test_a_carrier_stands_for_its_frame(backbone: Backbone) -> None:
+    """A clip of two temporal patches: behind each a token with the mean of its features; afterwards these two alone."""
+    renderer = renderer_of(backbone, INTERLEAVED)
+    (view,) = encode_clips(
+        backbone, [(Segment(0.0, 2.0), frames(np.random.default_rng(5), 4), (0.0, 0.5, 1.0, 1.5))], 2.0
+    )
+    batch = StreamBatch(backbone, renderer, 1, policy=make_policy({"name": "carrier", "frames": 9}))
+    taken: list[Features] = []
+    hidden = backbone.hidden
+
+    def spy(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if args[4] is not None:
+            taken.append(args[4])
+        return hidden(*args, **kwargs)
+
+    batch.backbone = replace(backbone)
+    batch.backbone.hidden = spy  # type: ignore[method-assign]
+    batch.watch([view])
+    size = view.features.tokens.shape[0] // 2
+    (features,) = taken
+    for layer, own in zip(
+        (features.tokens, *features.deepstack), (view.features.tokens, *view.features.deepstack), strict=True
+    ):
+        first, second = own.split(size)
+        assert torch.allclose(
+            layer, torch.cat([first, first.mean(0, keepdim=True), second, second.mean(0, keepdim=True)]), atol=1e-6
+        )
+    after = entries(batch)
+    assert after.carrier[after.frame >= 0].tolist() == [1, 1]
+    assert after.frame[after.frame >= 0].tolist() == [0, 1]
+    assert len(after.index) == len(after.index.unique())
+
+
+def test_carriers_that_are_alike_leave_first() -> None:
+    policy = make_policy({"name": "carrier", "frames": 2})
+    assert policy is not None
+    watched = Watched()
+    scenes = torch.tensor([[1.0, 0], [1, 0.01], [0, 1], [-1, 0]])
+    selection = policy.select(watched, Features(scenes), Grid(4, 1, 1))
+    assert selection is not None and selection.carriers is not None
+    fields = {"frame": [0, 1, 2, 3], "segment": [0, 0, 0, 0], "valid": [1] * 4, "carrier": [1] * 4}
+    held = Tokens({name: torch.tensor([values], dtype=torch.int32) for name, values in fields.items()})
+    keep = policy.keep(held, held, [watched])
+    assert keep is not None
+    # 0 and 1 are one scene, so 0 leaves; then 1 and 2 are at a right angle, and so are 2 and 3: the nearer pair loses
+    assert keep.tolist() == [[False, False, True, True]]
+    assert sorted(watched.carriers) == [2, 3]
 
 
 def test_ranks_are_of_the_order_of_arrival() -> None:
