@@ -116,8 +116,15 @@ setup(
             for inner in ("", ".*")
         ]
     ),
-    package_data={"whilst": ["view_page/*.css", "view_page/*.js"], "data_pipeline": ["text/prompts/*.jinja"]},
+    package_data={
+        "whilst": ["view_page/*.css", "view_page/*.js", "serve_page/*.html", "serve_page/*.css", "serve_page/*.js"],
+        "data_pipeline": ["text/prompts/*.jinja"],
+        "evaluation": ["lmms_plugin/tasks/*/*.yaml"],
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["whilst=whilst.cli:main"]},
+    entry_points={
+        "console_scripts": ["whilst=whilst.cli:main"],
+        "lmms_eval.models": ["whilst = evaluation.lmms_plugin:manifest"],
+    },
 )

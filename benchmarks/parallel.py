@@ -10,8 +10,9 @@ times that one interleaved run reports, and the balance of the measured runs is 
 interleaved baseline, 1 is even).
 
 Wall time, since that is the claim, of streams whose frames are all at hand. It needs two idle cores: how many cores
-other processes used meanwhile is printed, and the figure is worth nothing where that is more than a tenth. Every model forward is on one intra-op thread; the threads share one
-interpreter, whose lock kernels release. Checked in the same run: all thoughts are the same, token for token.
+other processes used meanwhile is printed, and the figure is worth nothing where that is more than a tenth. Every model
+forward is on one intra-op thread; the two threads share one interpreter, whose lock kernels release. Checked in the
+same run: all thoughts are the same, token for token.
 """
 
 from __future__ import annotations
@@ -146,8 +147,9 @@ def main(
     possible = 2 * segments / (segments + 1)
     grid = backbone.spec.merged(of[0].shape(backbone.spec))
     print(
-        f"{FAMILY}, hidden {sizes['hidden']}, {sizes['layers']} layers; {segments} segments of {grid.tokens} visual tokens, "
-        f"{tokens} tokens a thought; read : write = {share / (1 - share):.2f}; other processes used {others:.2f} cores"
+        f"{FAMILY}, hidden {sizes['hidden']}, {sizes['layers']} layers; {segments} segments of {grid.tokens} visual "
+        f"tokens, {tokens} tokens a thought; read : write = {share / (1 - share):.2f}; "
+        f"other processes used {others:.2f} cores"
     )
     ratios = {name: paired_ratio(wall[name], wall["parallel"]) for name in wall}
     print(

@@ -169,6 +169,44 @@ def lines(
     return _svg(width, height, title, "Curves by arm over training steps.", body)
 
 
+def points(
+    series: Mapping[str, Sequence[tuple[float, Figure]]], colours: Mapping[str, str], title: str, unit: str
+) -> str:
+    """Accuracies over a quantity: (where, figure) by series, joined, with whiskers for the intervals."""
+    width, height, left, right, top, bottom = 720.0, 280.0, 44.0, 14.0, 12.0, 44.0
+    every = [at for found in series.values() for at, _ in found]
+    low, high = min(every, default=0.0), max(every, default=1.0)
+    high = high if high > low else low + 1.0
+
+    def place(x: float, share: float) -> tuple[float, float]:
+        inner = width - left - right
+        across = left + inner * (0.04 + 0.92 * (x - low) / (high - low))
+        return across, top + (height - top - bottom) * (1 - share)
+
+    body = []
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        body.append(_line(left, place(low, tick)[1], width - right, place(low, tick)[1], 'class="grid"'))
+        body.append(_text(left - 6, place(low, tick)[1] + 4, f"{100 * tick:.0f}%", "end"))
+    for tick in _ticks(low, high):
+        body.append(_text(place(tick, 0)[0], height - bottom + 16, f"{tick:g}"))
+    body.append(_text((left + width - right) / 2, height - 6, unit))
+    for i, (name, found) in enumerate(series.items()):
+        shift = 4.0 * (i - (len(series) - 1) / 2)  # whiskers of several series stand beside each other
+        at = [(place(x, figure.accuracy)[0] + shift, figure) for x, figure in found]
+        path = " ".join(f"{x:.1f},{place(low, figure.accuracy)[1]:.1f}" for x, figure in at)
+        dash = DASHES[i % len(DASHES)]
+        body.append(f'<polyline points="{path}" class="curve" stroke="{colours[name]}" stroke-dasharray="{dash}"/>')
+        for (x, figure), (where, _) in zip(at, found, strict=True):
+            label = f"{name}, {where:g}: {percent(figure.accuracy)} {figure.interval}, {figure.size}"
+            stroke = f'stroke="{colours[name]}"'
+            whisker = _line(x, place(low, figure.low)[1], x, place(low, figure.high)[1], stroke)
+            body.append(
+                f"<g><title>{escape(label)}</title>{whisker}"
+                f'<circle cx="{x:.1f}" cy="{place(low, figure.accuracy)[1]:.1f}" r="3.5" fill="{colours[name]}"/></g>'
+            )
+    return _svg(width, height, title, "The table beside this chart holds the same figures.", body)
+
+
 # ---- Pictures
 
 

@@ -30,11 +30,16 @@ class Figure:
     accuracy: float
     low: float
     high: float
+    videos: int | None = None
 
     @property
     def interval(self) -> str:
         """Such as [68.0, 74.5], in percent."""
         return f"[{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+    @property
+    def size(self) -> str:
+        return size(self.n, self.videos)
 
     def overlaps(self, other: Figure) -> bool:
         return self.low <= other.high and other.low <= self.high
@@ -51,11 +56,22 @@ class Gain:
     gain: float
     low: float
     high: float
+    videos: int | None = None
+    p: float | None = None  # of the sign-flip test over videos
 
     @property
     def interval(self) -> str:
         """Such as [+1.5, +8.0], in points."""
         return f"[{points(self.low)}, {points(self.high)}]"
+
+    @property
+    def size(self) -> str:
+        return size(self.n, self.videos)
+
+
+def size(n: int, videos: int | None) -> str:
+    """Such as "n = 600, 300 videos": what an interval rests on."""
+    return f"n = {n}" if videos is None else f"n = {n}, {videos} video{'s' if videos != 1 else ''}"
 
 
 def percent(share: float) -> str:
@@ -107,12 +123,28 @@ def gains(report: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Gain]]]:
         if not isinstance(by_kind, Mapping) or "baseline" not in by_kind:
             raise ReportError(f"report.gains.{name}: a gain needs its baseline's name beside its figures")
         where = f"report.gains.{name}"
-        kinds = {k: Gain(*_checked(v, f"{where}.{k}", "gain", -1)) for k, v in by_kind.items() if k != "baseline"}
-        found[name] = (str(by_kind["baseline"]), kinds)
+        found[name] = (str(by_kind["baseline"]), gains_of(by_kind, where))
     return found
 
 
-def _checked(figure: Any, name: str, value: str, lowest: int) -> tuple[int, float, float, float]:
+def gains_of(by_kind: Mapping[str, Any], name: str) -> dict[str, Gain]:
+    """Gains by kind of a group of the report."""
+    return {
+        kind: Gain(*_checked(found, f"{name}.{kind}", "gain", -1), found.get("p"))
+        for kind, found in by_kind.items()
+        if kind != "baseline"
+    }
+
+
+def deltas(report: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Gain]]]:
+    """By arm and control, what the control takes away: the arm minus the control by kind (report.control_deltas)."""
+    return {
+        arm: {name: gains_of(by_kind, f"report.control_deltas.{arm}.{name}") for name, by_kind in of_arm.items()}
+        for arm, of_arm in (report.get("control_deltas") or {}).items()
+    }
+
+
+def _checked(figure: Any, name: str, value: str, lowest: int) -> tuple[int, float, float, float, int | None]:
     fields = ("n", value, "ci_low", "ci_high")
     absent = [f for f in fields if not isinstance(figure, Mapping) or not isinstance(figure.get(f), int | float)]
     if absent:
@@ -120,7 +152,7 @@ def _checked(figure: Any, name: str, value: str, lowest: int) -> tuple[int, floa
     n, (middle, low, high) = int(figure["n"]), (float(figure[f]) for f in fields[1:])
     if n < 1 or not lowest <= low <= middle <= high <= 1:
         raise ReportError(f"{name}: {dict(figure)} must have n >= 1 and {lowest} <= ci_low <= {value} <= ci_high <= 1")
-    return n, middle, low, high
+    return n, middle, low, high, figure.get("videos")
 
 
 def kinds(groups: Sequence[Iterable[str]]) -> tuple[list[str], list[str]]:

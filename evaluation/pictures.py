@@ -10,14 +10,17 @@ from whilst.backbones.base import load_spec
 from whilst.checkpoint import read_contract
 from whilst.clips import segment_clips, shapes
 from whilst.render import Renderer
-from whilst.sample import read_samples
+from whilst.sample import Sample
 
 
-def take_pictures(arms: Mapping[str, str], samples: str) -> Pictures:
-    """The first sample of the file, which every arm's report shows, and its rendered row for each arm's layout."""
+def take_pictures(arms: Mapping[str, str], sample: Sample | None) -> Pictures:
+    """The frames of a sample, which every arm has watched, and its rendered row for each arm's layout; none of it
+    where there is no such sample."""
+    if sample is None:
+        return Pictures()
+
     from transformers import AutoTokenizer
 
-    sample = read_samples(samples)[0]
     masks = {}
     clips = []
     for arm, path in arms.items():

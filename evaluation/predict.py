@@ -35,11 +35,14 @@ class Reply:
 
 @dataclass
 class Episode:
-    """What happened on one sample: thoughts (time, text, finished) and replies, in order."""
+    """What happened on one sample: thoughts (time, text, finished) and replies, in order; tokens that were written,
+    boundary tokens included."""
 
     sample: str
     thoughts: list[tuple[float, str, bool]] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
+    thought_tokens: int = 0
+    answer_tokens: int = 0
 
 
 def predict(
@@ -119,4 +122,5 @@ def _watch(
 def _episode(sample: str, turns: Sequence[Turn]) -> Episode:
     thoughts = [(turn.time, turn.text, turn.finished) for turn in turns if turn.query is None]
     replies = [Reply(turn.query, turn.time, turn.text, turn.finished) for turn in turns if turn.query is not None]
-    return Episode(sample, thoughts, replies)
+    tokens = [sum(turn.tokens for turn in turns if (turn.query is None) is thought) for thought in (True, False)]
+    return Episode(sample, thoughts, replies, *tokens)

@@ -1,4 +1,5 @@
-"""The report of an evaluation: report.json, report.html beside it with the same figures, and a table for the terminal.
+"""The report of an evaluation: report.json, report.html and report.md beside it with the same figures, and tables for
+the terminal.
 
 The page is one file that needs neither network nor scripts. Every number and every said word on it comes from the
 report's mapping; what the mapping does not have is shown as missing. What JSON cannot hold comes in `Pictures`.
@@ -20,22 +21,15 @@ from rich.table import Table
 from evaluation import charts, learned, tables
 from evaluation import figures as f
 from evaluation.figures import MISSING, Results
+from evaluation.markdown import render_markdown
+from evaluation.sections import ages, benchmark, controls, cost, trust
+from evaluation.sections.blocks import as_html
 from evaluation.style import CSS
 from evaluation.timeline import Timeline, timeline_section
 from whilst.render import TokenRow
 from whilst.visibility import Rule
 
 __all__ = ["MaskPicture", "Pictures", "Timeline", "print_table", "write_report"]
-
-# what a control takes away (evaluation/controls.py)
-TAKEN_AWAY = {
-    "thoughts_shuffled": "at every query the text memory is another video's",
-    "thoughts_dropped": "at every query the text memory is empty",
-    "text_only": "no video at all: the query alone",
-    "last_frames": "only the last frames before a query are watched",
-    "thoughts_swapped": "it writes another video's thoughts while it watches its own",
-    "thoughts_greedy": "chance: its likeliest thoughts in place of drawn ones",
-}
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class Pictures:
 
 
 def write_report(report: Mapping[str, Any], out_dir: Path, pictures: Pictures) -> Path:
-    """Write report.json (the mapping as it is) and report.html into `out_dir`; returns the path of the page.
+    """Write report.json (the mapping as it is), report.html and report.md into `out_dir`; returns the page's path.
 
     Raises ReportError, before anything is written, for NaN, infinity, or what is no JSON value.
     """
@@ -65,6 +59,7 @@ def write_report(report: Mapping[str, Any], out_dir: Path, pictures: Pictures) -
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     page.with_name("report.json").write_text(text + "\n", encoding="utf-8")
     page.write_text(render_page(report, pictures), encoding="utf-8")
+    page.with_suffix(".md").write_text(render_markdown(report), encoding="utf-8")
     return page
 
 
@@ -73,14 +68,19 @@ def render_page(report: Mapping[str, Any], pictures: Pictures) -> str:
     name = escape(str(report.get("name") or "evaluation"))
     sections = [
         ("Accuracy", _accuracy(report)),
+        ("Strict and official", as_html(benchmark.blocks(report))),
+        ("Causality audit", as_html(trust.audit(report))),
+        ("Failures", as_html(trust.failures(report))),
         ("Thoughts", learned.thoughts(report)),
         ("Gains", learned.gains(report)),
         ("Readers", learned.readers(report)),
-        ("Controls", _controls(report)),
+        ("Controls", controls.controls_html(report)),
+        ("Age of the evidence", as_html(ages.blocks(report))),
+        ("What an answer costs", as_html(cost.blocks(report))),
         ("Learning curves", learned.curves(report)),
         ("One video, as it was watched", _timeline(report, pictures)),
         ("What each token may see", _masks(report, pictures)),
-        ("Settings, durations, code", _settings(report)),
+        ("Settings, durations, code", as_html(trust.manifests(report)) + _settings(report)),
     ]
     body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections if content)
     return (
@@ -122,65 +122,6 @@ def _accuracy(report: Mapping[str, Any]) -> str:
 def _share(arm: str, thoughts: Mapping[str, float | None]) -> str:
     share = thoughts.get(arm)
     return f.percent(share) if share is not None else "none written" if arm in thoughts else MISSING
-
-
-def _controls(report: Mapping[str, Any]) -> str:
-    parts = []
-    for arm, group, memory in _controlled(report):
-        if group:
-            parts.append(_control_tables(report, group, arm, memory))
-        else:
-            parts.append(f"<p>Controls of {memory}: {MISSING} in this report.</p>")
-    return "".join(parts)
-
-
-def _controlled(report: Mapping[str, Any]) -> list[tuple[str, dict[str, Results], str]]:
-    """(arm, its controls, its memory): the first of text memory and the one of KV memory are always there."""
-    first, kv = f.control_arm(report), f.kv_arm(report)
-    others = {arm: group for arm, group in (report.get("controls_by_arm") or {}).items() if arm != first}
-    return [
-        (first, f.results(report.get("controls"), "report.controls"), "text memory"),
-        *((arm, f.results(group, f"report.controls_by_arm.{arm}"), "text memory") for arm, group in others.items()),
-        (kv or "", f.results(report.get("controls_kv"), "report.controls_kv") if kv else {}, "KV memory"),
-    ]
-
-
-def _control_tables(report: Mapping[str, Any], controls: Mapping[str, Results], arm: str, memory: str) -> str:
-    arms = f.results(report.get("arms"), "report.arms")
-    base = f.baseline_arm(report)
-    own, other = arms.get(arm, {}), arms.get(base, {})
-    main, fine = f.kinds([*controls.values(), own, other])
-
-    groups: dict[str, tuple[str, Results]] = {arm: (tables.swatch(report, arm), own)}
-    for name, results in controls.items():
-        groups[name] = (f"{escape(name)}<br><small>{escape(TAKEN_AWAY.get(name, ''))}</small>", results)
-    groups[base] = (tables.swatch(report, base), other)
-
-    def deltas(name: str, results: Results, kind: str) -> list[str]:
-        """Points from the arm and from the baseline; nothing in an arm's own place."""
-        return [
-            "" if name == to else tables.points(f.difference(results.get(kind), figures.get(kind)))
-            for to, figures in ((arm, own), (base, other))
-        ]
-
-    def folded(name: str, results: Results, kind: str) -> str:
-        pairs = zip((arm, base), deltas(name, results, kind), strict=True)
-        return tables.cell(results.get(kind)) + "".join(f"<small>{d} from {escape(to)}</small>" for to, d in pairs if d)
-
-    first = f.HEADLINE_KIND if f.HEADLINE_KIND in main else main[0]
-    rest = [kind for kind in [*main, *fine] if kind != first]
-    title = f"{arm} ({memory}) and its controls"
-    shown = tables.table(
-        f"{title}: {first} queries",
-        ["", f"accuracy, {first}", f"points from {arm}", f"points from {base}"],
-        [(head, [tables.cell(r.get(first)), *deltas(name, r, first)]) for name, (head, r) in groups.items()],
-    )
-    hidden = tables.table(
-        f"{title}: the other kinds of query",
-        ["", *rest],
-        [(head, [folded(name, r, kind) for kind in rest]) for name, (head, r) in groups.items()],
-    )
-    return f"{shown}<details><summary>The other kinds of query, {memory}</summary>{hidden}</details>"
 
 
 def _timeline(report: Mapping[str, Any], pictures: Pictures) -> str:
@@ -235,10 +176,10 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> li
         shown.append(_terminal("Reading another's thoughts", readers, f.kinds(list(readers.values()))[0]))
     if gains := f.gains(report):
         shown.append(_terminal_gains(gains))
-    for arm, controls, _ in _controlled(report):
-        if controls:
-            kinds = f.kinds(list(controls.values()))[0]
-            shown.append(_terminal(f"Controls, with points from {arm}", controls, kinds, arms.get(arm, {})))
+    for arm, group, _ in controls.controlled(report):
+        if group:
+            kinds = f.kinds(list(group.values()))[0]
+            shown.append(_terminal(f"Controls, with points from {arm}", group, kinds, arms.get(arm, {})))
     for table in shown:
         (console or Console()).print(table)
     return shown

@@ -1,8 +1,7 @@
 """Strict scores: one reply a query, compared whole; a fixed denominator; unfinished replies count as wrong.
 
 A standing (forward) query is right if every poll before its window was met with silence and the reply at the first poll
-in the window is the answer. Intervals are 95% bootstrap intervals over videos, since queries (and segments) of one
-video are not independent.
+in the window is the answer. Intervals are drawn over videos (evaluation/statistics.py).
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluation import statistics
 from evaluation.predict import Episode, EvaluationError, Reply
 from rewards.queries import counting_reply, spoke_early
-from whilst.sample import Sample, Silence, Thought
+from whilst.sample import Query, Sample, Silence, Thought
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,23 @@ class Scored:
     got: str
     right: bool
     finished: bool
+    sample: str = ""
+    credit: float | None = None  # 0 to 1, where a benchmark gives parts; None: 1 if right, else 0
+    reason: str = ""  # why it is not right: "wrong", "no reply", "cut off", "too early", "failed: ..."
+
+    @property
+    def value(self) -> float:
+        """What it adds to an accuracy."""
+        return float(self.right) if self.credit is None else self.credit
 
 
-def score(samples: Sequence[Sample], episodes: Sequence[Episode]) -> list[Scored]:
-    """Every query of every sample, once; a sample may have several episodes (controls.last_frames)."""
+def score(
+    samples: Sequence[Sample], episodes: Sequence[Episode], failures: Mapping[str, str] | None = None
+) -> list[Scored]:
+    """Every query of every sample, once; a sample may have several episodes (controls.last_frames).
+
+    failures: why there is no episode, by sample: the queries of such a sample are wrong, with that reason.
+    """
     replies: dict[tuple[str, str], list[Reply]] = {}
     for episode in episodes:
         for reply in episode.replies:
@@ -50,60 +63,58 @@ def score(samples: Sequence[Sample], episodes: Sequence[Episode]) -> list[Scored
             ask = asks.get(query.id) if isinstance(asks, Mapping) else None
             subkind = str(ask.get("subkind", kind)) if isinstance(ask, Mapping) else kind
             video = sample.video.path
-            scored.append(Scored(video, query.id, kind, subkind, answer.text, got, right, finished))
+            reason = "" if right else _reason(query, given, counted, (failures or {}).get(sample.id))
+            scored.append(
+                Scored(video, query.id, kind, subkind, answer.text, got, right, finished, sample.id, reason=reason)
+            )
     return scored
 
 
+def _reason(query: Query, given: Sequence[Reply], counted: Reply | None, failure: str | None) -> str:
+    """Why a query is not right, in a few words."""
+    if failure is not None:
+        return f"failed: {failure}"
+    if spoke_early(query, given):
+        return "too early"
+    if counted is None or not counted.text.strip():
+        return "no reply"
+    return "wrong" if counted.finished else "cut off"
+
+
 def interval(scored: Sequence[Scored], draws: int, seed: int) -> dict[str, float | int]:
-    """n, accuracy, ci_low, ci_high (95%, bootstrap over videos)."""
+    """n, accuracy, ci_low, ci_high, videos."""
     if not scored:
         raise EvaluationError("no query to score: an accuracy needs at least one")
-    return _bootstrap([(item.video, item.right) for item in scored], "accuracy", draws, seed)
+    return statistics.mean([(item.video, item.value) for item in scored], draws, seed).figure("accuracy")
 
 
 def summary(scored: Sequence[Scored], draws: int = 2000, seed: int = 0) -> dict[str, dict[str, float | int]]:
     """Intervals by kind, by subkind ("backward/count") and over all ("all")."""
-    return {key: interval([scored[i] for i in which], draws, seed) for key, which in _groups(scored).items()}
+    return {key: interval([scored[i] for i in which], draws, seed) for key, which in groups(scored).items()}
 
 
 def gain(
     scored: Sequence[Scored], baseline: Sequence[Scored], draws: int = 2000, seed: int = 0
 ) -> dict[str, dict[str, float | int]]:
-    """n, gain, ci_low, ci_high of accuracy minus the baseline's on the same queries, in the groups of `summary`.
-
-    Paired: a video that is drawn is drawn for both, so what makes it hard for both does not widen the interval.
-    """
-    if [(s.video, s.query) for s in scored] != [(s.video, s.query) for s in baseline]:
+    """n, gain, ci_low, ci_high, videos, p of accuracy minus the baseline's on the same queries, in the groups of
+    `summary`; paired (evaluation/statistics.py)."""
+    if [(s.video, s.sample, s.query) for s in scored] != [(s.video, s.sample, s.query) for s in baseline]:
         raise EvaluationError("a gain compares replies to the same queries; evaluate both on the same samples")
-    pairs = [(one.video, int(one.right) - int(other.right)) for one, other in zip(scored, baseline, strict=True)]
-    return {key: _bootstrap([pairs[i] for i in which], "gain", draws, seed) for key, which in _groups(scored).items()}
+    pairs = [(one.video, one.value, other.value) for one, other in zip(scored, baseline, strict=True)]
+    return {
+        key: statistics.paired_mean([pairs[i] for i in which], draws, seed).figure("gain")
+        for key, which in groups(scored).items()
+    }
 
 
-def _groups(scored: Sequence[Scored]) -> dict[str, list[int]]:
+def groups(scored: Sequence[Scored]) -> dict[str, list[int]]:
     """Which queries count for each kind, subkind and "all"."""
-    groups: dict[str, list[int]] = {}
+    found: dict[str, list[int]] = {}
     for i, item in enumerate(scored):
         keys = [item.kind, "all"] + ([f"{item.kind}/{item.subkind}"] if item.subkind != item.kind else [])
         for key in keys:
-            groups.setdefault(key, []).append(i)
-    return dict(sorted(groups.items()))
-
-
-def _bootstrap(values: Sequence[tuple[str, float]], name: str, draws: int, seed: int) -> dict[str, float | int]:
-    """n, the mean as `name`, and its 95% interval: `values` are (video, value), and videos are drawn."""
-    by_video: dict[str, list[float]] = {}
-    for video, value in values:
-        by_video.setdefault(video, []).append(value)
-    total = np.array([sum(of_video) for of_video in by_video.values()])
-    count = np.array([len(of_video) for of_video in by_video.values()])
-    picks = np.random.default_rng(seed).integers(0, len(count), (draws, len(count)))
-    low, high = np.quantile(total[picks].sum(1) / count[picks].sum(1), [0.025, 0.975])
-    return {
-        "n": int(count.sum()),
-        name: float(total.sum() / count.sum()),
-        "ci_low": float(low),
-        "ci_high": float(high),
-    }
+            found.setdefault(key, []).append(i)
+    return dict(sorted(found.items()))
 
 
 # ---- Thoughts. `idle` is the samples' thought for a segment in which nothing happens, such as "none ."
@@ -161,4 +172,4 @@ def thought_shares(
             outcomes |= {"correct": finished and text == gold} if true else {"false_alarms": told}
             for name, value in outcomes.items():
                 values[name].append((sample.video.path, value))
-    return {name: _bootstrap(of_name, "share", draws, seed) for name, of_name in values.items() if of_name}
+    return {name: statistics.mean(of_name, draws, seed).figure("share") for name, of_name in values.items() if of_name}

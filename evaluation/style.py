@@ -14,12 +14,14 @@ h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; padding-top: .75rem; border-to
 .faint, small, caption, figcaption { color: var(--soft); }
 .right { color: var(--good); white-space: nowrap; }
 .wrong { color: var(--bad); white-space: nowrap; }
+.bad { color: var(--bad); font-weight: 600; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .25rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--rule); }
 thead th { color: var(--soft); font-weight: 600; }
 tbody th { font-weight: 500; }
+th small { display: block; font-weight: 400; line-height: 1.3; }
 td small { display: block; line-height: 1.3; white-space: nowrap; }
 summary { cursor: pointer; padding: .35rem 0; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; padding: 0; margin: .5rem 0; }

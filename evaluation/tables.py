@@ -9,6 +9,7 @@ from typing import Any
 from evaluation import charts
 from evaluation import figures as f
 from evaluation.figures import MISSING, Figure, Gain, Results
+from evaluation.statistics import shown_p
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
@@ -26,7 +27,12 @@ def table(caption: str, head: Sequence[str], rows: Sequence[tuple[str, Sequence[
 def cell(figure: Figure | None) -> str:
     if figure is None:
         return f'<span class="faint">{MISSING}</span>'
-    return f"<b>{f.percent(figure.accuracy)}</b> <small>{figure.interval}<br>n = {figure.n}</small>"
+    return f"<b>{f.percent(figure.accuracy)}</b> <small>{figure.interval}<br>{_size(figure)}</small>"
+
+
+def _size(found: Figure | Gain) -> str:
+    """n and videos on lines of their own: columns stay narrow."""
+    return found.size.replace(", ", "<br>")
 
 
 def points(difference: float | None) -> str:
@@ -36,7 +42,8 @@ def points(difference: float | None) -> str:
 def gained(gain: Gain | None) -> str:
     if gain is None:
         return f'<span class="faint">{MISSING}</span>'
-    return f"<b>{f.points(gain.gain)}</b> <small>{gain.interval}<br>n = {gain.n}</small>"
+    p = "" if gain.p is None else f"{escape(shown_p(gain.p))}<br>"
+    return f"<b>{f.points(gain.gain)}</b> <small>{gain.interval}<br>{p}{_size(gain)}</small>"
 
 
 def swatch(report: Mapping[str, Any], name: str) -> str:

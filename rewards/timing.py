@@ -59,12 +59,12 @@ class Pauc:
                 for reply in replies
                 if gold.holds(reply.time)
             ]
-            areas.append(self._area(gold, scores))
+            areas.append(self.area(gold, scores))
         if self.early == "void" and any(reply.time < one.golds[0].start for reply in replies):
             areas[0] = 0.0
         return sum(areas) / len(areas)
 
-    def _area(self, gold: Gold, scores: list[tuple[float, float]]) -> float:
+    def area(self, gold: Gold, scores: list[tuple[float, float]]) -> float:
         steps = [(gold.start, self.before), *scores]
         if gold.end == gold.start:
             return steps[-1][1] / self.most

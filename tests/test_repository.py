@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.name != FRAGMENT)
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
-    *(ROOT / "docs" / name for name in ("concepts.md", "DATA.md", "RL.md", "REWARDS.md")),
+    *(ROOT / "docs" / name for name in ("concepts.md", "DATA.md", "RL.md", "REWARDS.md", "STREAMING.md", "EVALUATION.md")),
     *sorted((ROOT / "recipes").glob("*/README.md")),
 ]
 STAGE_PACKAGES = ("data_pipeline", "train", "evaluation")
@@ -122,7 +122,10 @@ def test_setup_packs_every_package_and_the_console_script(monkeypatch: pytest.Mo
     assert {name.partition(".")[0] for name in given["packages"]} == there
     for file in (file for name in there for file in (ROOT / name).rglob("*.py")):
         assert (file.parent / "__init__.py").exists(), f"{file.parent} is no package: it would not be installed"
-    assert given["entry_points"] == {"console_scripts": ["whilst=whilst.cli:main"]}
+    assert given["entry_points"] == {
+        "console_scripts": ["whilst=whilst.cli:main"],
+        "lmms_eval.models": ["whilst = evaluation.lmms_plugin:manifest"],  # found by lmms-eval, where that is installed
+    }
 
 
 def test_mypy_checks_every_package() -> None:

@@ -13,12 +13,13 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
@@ -36,6 +37,24 @@ STAGES = {
     "eval": ("evaluation.run", "EvalRecipe"),
 }
 PACKAGES = ("whilst", "data_pipeline", "train", "rewards", "evaluation")
+
+
+LOCAL = "127.0.0.1"
+
+
+class Engine(StrEnum):
+    """The names that whilst.engines knows; they stand here too because `whilst --help` must not load torch."""
+
+    auto = "auto"
+    sequential = "sequential"
+    parallel = "parallel"
+
+
+class Deadline(StrEnum):
+    """The names that whilst.parallel knows."""
+
+    last_finished = "last_finished"
+    wait = "wait"
 
 
 class _Commands(TyperGroup):
@@ -201,6 +220,86 @@ def data(
     raise typer.Exit(1 if found.count("error") else 0)
 
 
+Benchmark = Annotated[str, typer.Argument(metavar="NAME", help="e.g. ovo_bench", show_default=False)]
+Annotations = Annotated[
+    Path, typer.Argument(metavar="ANNOTATIONS", help="The published file or folder.", show_default=False)
+]
+Options = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the benchmark", show_default=False)
+]
+
+
+@app.command()
+def benchmark(
+    name: Benchmark,
+    annotations: Annotations,
+    options: Options = None,
+    videos: Annotated[Path, typer.Option(help="The folder of its videos; they need not be there.")] = Path("videos"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")] = Path("benchmark"),
+    report: Json = None,
+) -> None:
+    """Turn a benchmark's annotations into samples, with every rejected row and its reason."""
+    stage = importlib.import_module("evaluation.benchmark")
+    found = stage.convert(name, annotations, videos, out, _options(options))
+    _tell(stage, found, report)
+    typer.echo(out)
+
+
+@app.command()
+def score(
+    name: Benchmark,
+    annotations: Annotations,
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="Published results, or a JSONL of replies.", show_default=False)
+    ],
+    options: Options = None,
+    report: Json = None,
+) -> None:
+    """Score replies to a benchmark: strictly and as its published scorer does, and the gap between the two."""
+    stage = importlib.import_module("evaluation.benchmark")
+    _tell(stage, stage.score_results(name, annotations, results, _options(options)), report)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="What `whilst eval` wrote; or FOLDER:ARM.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another of the same samples.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write compare.json and compare.md to this folder.")
+    ] = None,
+) -> None:
+    """Compare two evaluations query by query: differences, intervals and paired tests."""
+    stage = importlib.import_module("evaluation.compare")
+    found = stage.compare(a, b)
+    stage.show(found, _console())
+    if out is not None:
+        typer.echo(stage.write(found, out))
+
+
+def _options(given: Sequence[str] | None) -> dict[str, Any]:
+    """KEY=VALUE, the value as YAML."""
+    options = {}
+    for text in given or ():
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"{text!r}: write an option as KEY=VALUE")
+        options[key] = _yaml(value, text)
+    return options
+
+
+def _yaml(value: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise typer.BadParameter(f"{where!r}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def _tell(stage: Any, found: dict[str, Any], report: Path | None) -> None:
+    if report is not None:
+        report.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    stage.show(found, _console())
+
+
 @app.command()
 def plan(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Show a recipe as it would run: resolved keys and, for sft, parameters, masks and first rows."""
@@ -221,38 +320,119 @@ def plan(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 @app.command()
 def watch(
-    video: Annotated[
-        Path, typer.Argument(metavar="VIDEO", help="A video file, or a folder of images with a frames.json.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A video file, a folder of images with a frames.json, or a camera: an rtsp, http or file URL, or "
+            "/dev/video0.",
+            show_default=False,
+        ),
     ],
     model: Annotated[Path, typer.Option(help="A folder that `whilst sft` wrote.", show_default=False)],
     fps: Annotated[float | None, typer.Option(help="Frames a second; default: as in training.")] = None,
     segment: Annotated[float, typer.Option(help="Seconds a segment.")] = 1.0,
     ask: Annotated[list[str] | None, typer.Option(metavar="TIME:QUERY", help="e.g. '3.5:who is there ?'")] = None,
+    stdin: Annotated[bool, typer.Option("--stdin", help="Every line on stdin is a query, asked now.")] = False,
+    realtime: Annotated[
+        bool, typer.Option("--realtime/--fast", help="By the real clock, or as fast as it can be read.")
+    ] = False,
+    speed: Annotated[float | None, typer.Option(help="Seconds of video a second (with --realtime); 1.")] = None,
+    proactive: Annotated[list[str] | None, typer.Option(metavar="QUERY", help="Put after every segment.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Speak where silence is less likely than this; default: greedy.")
+    ] = None,
+    after_reply: Annotated[float | None, typer.Option(help="The threshold right after a reply.")] = None,
+    states: Annotated[
+        bool, typer.Option("--states", help="The checkpoint writes silence, standby or respond as its thought.")
+    ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="parallel answers whilst it thinks; auto: so where possible, on the real clock.")
+    ] = Engine.auto,
+    deadline: Annotated[
+        Deadline | None, typer.Option(help="Of the parallel engine; default: last_finished on the real clock.")
+    ] = None,
+    drop_late: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Drop, and count, frames that waited longer.")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(metavar="YAML", help="KV policy, e.g. '{name: sink_window}'.")] = None,
     thought_tokens: Annotated[int, typer.Option(help="Most tokens of a thought.")] = 64,
     answer_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 64,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: every event.")] = False,
 ) -> None:
     """Watch a video as a stream: print thoughts and answers as they come."""
     queries = [_query(text) for text in ask or ()]
+    if speed is not None and not realtime:
+        raise typer.BadParameter("--speed needs --realtime")
+    if states and (threshold is not None or after_reply is not None):
+        raise typer.BadParameter("--states and --threshold are two ways to decide: give one of them")
     from whilst import watch as stream
     from whilst.checkpoint import load_checkpoint
+    from whilst.live import LiveSettings
+    from whilst.pace import is_url, open_source
+    from whilst.policies import make_policy
+    from whilst.proactive import STATES, Proactive
 
-    said = stream.watch(
-        load_checkpoint(model),
-        video,
-        segment_seconds=segment,
-        fps=fps,
+    checkpoint = load_checkpoint(model)
+    clocked = None if is_url(source) and speed is None else (speed or 1.0)  # a camera keeps its own clock
+    stream.watch(
+        checkpoint,
+        open_source(source, checkpoint.contract.fps if fps is None else fps),
+        LiveSettings(
+            segment_seconds=segment,
+            thought_tokens=thought_tokens,
+            answer_tokens=answer_tokens,
+            speed=clocked if realtime else None,
+            drop_late=drop_late,
+            standing=tuple(proactive or ()),
+            proactive=STATES if states else Proactive(threshold, after_reply),
+            engine=engine.value,
+            deadline=None if deadline is None else deadline.value,
+        ),
+        typer.echo,
+        as_json=as_json,
         queries=queries,
-        thought_tokens=thought_tokens,
-        answer_tokens=answer_tokens,
+        questions=stream.lines_of(0) if stdin else None,
+        policy=make_policy(_yaml(policy, policy)) if policy is not None else None,
     )
-    for one in said:
-        if as_json:
-            typer.echo(json.dumps(asdict(one), ensure_ascii=False))
-        else:
-            asked = f" {one.query} ->" if one.query is not None else ""
-            cut = "" if one.finished else " [cut by the token limit]"
-            typer.echo(f"{one.time:8.2f} s  {one.type}:{asked} {one.text}{cut}")
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Option(help="A folder that `whilst sft` wrote.", show_default=False)],
+    videos: Annotated[Path, typer.Option(help="The folder whose videos may be watched.", show_default=False)],
+    host: Annotated[str, typer.Option(help="Where to listen; another than this one is open to your network.")] = LOCAL,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8765,
+    allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A further name of this host.")] = None,
+    sessions: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 4,
+    idle: Annotated[float, typer.Option(help="Seconds after which a stream that nobody looks at ends.")] = 30.0,
+    upload_megabytes: Annotated[float, typer.Option(min=0, help="Largest upload; 0: none.")] = 200.0,
+    thought_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a thought.")] = 64,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 64,
+) -> None:
+    """A local web page: watch a video as a stream, and ask while it runs."""
+    from whilst.checkpoint import load_checkpoint
+    from whilst.serve import ServeSettings, make_server
+
+    server = make_server(
+        load_checkpoint(model),
+        ServeSettings(
+            videos=videos,
+            host=host,
+            port=port,
+            names=tuple(allow_host or ()),
+            sessions=sessions,
+            idle_seconds=idle,
+            upload_bytes=round(upload_megabytes * 1e6),
+            thought_tokens=thought_tokens,
+            answer_tokens=answer_tokens,
+        ),
+    )
+    if host not in (LOCAL, "localhost", "::1"):
+        typer.echo(f"warning: {host} is open to your network: anyone there can watch, upload and ask", err=True)
+    typer.echo(server.address)
+    with server:
+        server.serve_forever()
 
 
 def _query(text: str) -> tuple[float, str]:

@@ -25,8 +25,12 @@ class StreamEvent:
 
 @dataclass(frozen=True)
 class SegmentRead(StreamEvent):
-    """A segment [start, end) s with `frames` frames is in the cache. lag: wall time s by which that is later than its
-    end; backlog: segments that have arrived and are not read yet; tokens: entries of the key-value cache."""
+    """A segment [start, end) s with `frames` frames is in the cache.
+
+    lag: wall time s by which that is later than its end; backlog: segments that have arrived and are not read yet;
+    tokens: entries of the key-value cache; dropped: frames since the last segment that were too late by the policy that
+    was asked for, and so not shown to the model.
+    """
 
     type: ClassVar[str] = "segment"
     start: float
@@ -35,6 +39,7 @@ class SegmentRead(StreamEvent):
     lag: float
     backlog: int
     tokens: int
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ class Reply(StreamEvent):
 
     waited: wall time s from the query's arrival to the start of its reading; first_token, last_token: from its arrival
     to these tokens. memory_time: the end (s of the video) of the last segment whose thought was finished and could be
-    used; thought_late: a thought was still being written when the query came, and was not waited for.
+    used; thought_late: a thought was still being written when the query came, and was not waited for. silence: of a
+    standing query, the probability that the model gave to silence; None for a query that was asked once.
     """
 
     type: ClassVar[str] = "answer"
@@ -77,20 +83,33 @@ class Reply(StreamEvent):
     last_token: float
     memory_time: float
     thought_late: bool
+    silence: float | None = None
 
 
 @dataclass(frozen=True)
 class Silent(StreamEvent):
-    """A standing query was put again and the model stayed silent. probability: that it gave to silence."""
+    """A standing query was put again and the model stayed silent. probability: that it gave to silence. state: silence,
+    standby or other, of a checkpoint that writes states; else ""."""
 
     type: ClassVar[str] = "silence"
     query: str
     probability: float
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class Gap(StreamEvent):
+    """No frame came for [start, end) s, at least a segment: the clock jumped ahead or frames were lost. Nothing is made
+    up for it; the next segment begins at `end`."""
+
+    type: ClassVar[str] = "gap"
+    start: float
+    end: float
 
 
 @dataclass(frozen=True)
 class Rejected(StreamEvent):
-    """Something that was not taken: frames out of order, a query after the end; `reason` says why. The stream goes on."""
+    """Something that was not taken (frames out of order, a query after the end) and the reason. The stream goes on."""
 
     type: ClassVar[str] = "rejected"
     what: str
@@ -106,6 +125,13 @@ class Failed(StreamEvent):
 
 
 @dataclass(frozen=True)
+class Stopped(StreamEvent):
+    """The stream was stopped by its user before its end."""
+
+    type: ClassVar[str] = "stopped"
+
+
+@dataclass(frozen=True)
 class Ended(StreamEvent):
     """The stream is over: all segments read, all thoughts written, all queries answered."""
 
@@ -113,3 +139,4 @@ class Ended(StreamEvent):
     segments: int
     thoughts: int
     queries: int
+    dropped: int = 0

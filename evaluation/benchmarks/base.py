@@ -45,6 +45,9 @@ class Verdict:
 
     reason: why it has no full credit, in a few words ("wrong", "no reply", "cut off", "not one of the options",
     "failed: ..."); "" for full credit. Items of one video are not independent: intervals are drawn over `video`.
+    gold: what is right, where it is one of a few (a letter, a count, yes or no); "" elsewhere. chance: the credit that
+    a uniform guess among what may be replied expects, 0 where nothing is known of that. part: which item of a query
+    this is, where it is several (polling); (sample, query, part) names an item in both sorts of verdicts.
     """
 
     video: str
@@ -55,6 +58,9 @@ class Verdict:
     reply: str
     reason: str = ""
     counted: bool = True
+    gold: str = ""
+    chance: float = 0.0
+    part: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,9 @@ class Benchmark:
     options: Mapping[str, str] = field(default_factory=dict)  # keyword arguments of `read`, and what they do
     # published result files -> verdicts by the official rule, and by the strict one, where such files exist
     results: Callable[[Path, Path], tuple[Sequence[Verdict], Sequence[Verdict]]] | None = None
+    # how many queries an annotation file asks, counted without the reader: queries read and rejected must add up to it
+    count: Callable[[Path], int] | None = None
+    contains: Sequence[str] = ()  # datasets its videos are taken from: keep them out of what a checkpoint is trained on
 
 
 def mean(verdicts: Sequence[Verdict]) -> float:
@@ -109,4 +118,21 @@ def by_task(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
 def mean_of_tasks(verdicts: Sequence[Verdict]) -> float:
     """Mean over tasks of their mean credit."""
     means = [mean(of_task) for of_task in by_task(verdicts).values()]
+    return sum(means) / len(means) if means else 0.0
+
+
+def only(tasks: Sequence[str], of: Callable[[Sequence[Verdict]], float] = mean) -> Callable[[Sequence[Verdict]], float]:
+    """The figure `of` the verdicts of these tasks alone."""
+    return lambda verdicts: of([verdict for verdict in verdicts if verdict.task in tasks])
+
+
+def balanced(verdicts: Sequence[Verdict]) -> float:
+    """Mean over tasks of the mean over what is right (`gold`) of the mean credit: a reply that never changes earns one
+    part in as many as there are different golds, however uneven these are."""
+    means = []
+    for of_task in by_task([verdict for verdict in verdicts if verdict.counted]).values():
+        golds: dict[str, list[Verdict]] = {}
+        for verdict in of_task:
+            golds.setdefault(verdict.gold, []).append(verdict)
+        means.append(sum(mean(of_gold) for of_gold in golds.values()) / len(golds))
     return sum(means) / len(means) if means else 0.0

@@ -9,7 +9,18 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import feature_sharing, grpo_update, masks, rollout, sft_step, split_onepass, synth
+from benchmarks import (
+    feature_sharing,
+    grpo_update,
+    long_stream,
+    masks,
+    parallel,
+    rollout,
+    sessions,
+    sft_step,
+    split_onepass,
+    synth,
+)
 from benchmarks._measure import last_line, paired_ratio, table, take_turns
 from benchmarks._streams import clips, stream
 from train.episodes import Judged, TurnRow
@@ -18,13 +29,19 @@ from whilst.render import Renderer
 from whilst.visibility import Rule, Tokens, dense_mask
 
 UPDATE = grpo_update.Shape(grpo_update.AT, grpo_update.CLAIM, samples=1, rollouts=2, parts=2)
+SMALL = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 32, "intermediate": 96} | {
+    f"vision_{name}": size for name, size in {"depth": 1, "hidden": 48, "heads": 4, "intermediate": 96}.items()
+}
 CORES: dict[str, Callable[[], str]] = {
     "feature_sharing": partial(feature_sharing.main, 1, 2, 2, 1),
     "grpo_update": partial(grpo_update.main, [(UPDATE, 2)]),
+    "long_stream": partial(long_stream.main, 0.04),
     "masks": partial(masks.main, ((1, 1, 1, True), (2, 1, 4, False))),
     "sft_step": partial(sft_step.main, ("qwen3_vl",), (sft_step.Shape("batch", (1, 2)),), 1),
     "synth": partial(synth.main, (20, 40), 1, 10),
+    "parallel": partial(parallel.main, parallel.SIZES | SMALL | {"initializer_range": 0.1}, 2, 1.0, 64, 1),
     "rollout": partial(rollout.main, rollout.CONFIGS[:1], 1, 3, 2, 1),
+    "sessions": partial(sessions.main, 2, 4, 1),
     "split_onepass": partial(split_onepass.main, ((2, 1), (3, 1))),
 }
 

@@ -1,16 +1,23 @@
 """A small timeline, its frames, and tiny checkpoints under any contract."""
 
-from collections.abc import Callable
+import json
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from whilst.backbones.base import Backbone
-from whilst.checkpoint import Checkpoint, Contract
+from whilst.checkpoint import CONTRACT, Checkpoint, Contract
 from whilst.clips import SegmentClip
+from whilst.recipe import save_resolved
 from whilst.render import RenderConfig, Renderer
-from whilst.sample import Answer, Event, Query, Sample, Segment, Silence, Thought, Video, validate
+from whilst.sample import Answer, Event, Query, Sample, Segment, Silence, Thought, Video, validate, write_jsonl
+from whilst.video import write_video
 
 
 def make_sample(name: str = "a", segments: int = 4) -> Sample:
@@ -80,3 +87,36 @@ def new_checkpoint(backbone: Backbone) -> Callable[..., Checkpoint]:
         return Checkpoint(backbone, renderer, Contract("tiny", 2.0, thinks, config))
 
     return make
+
+
+# ---- On disk
+
+
+@pytest.fixture
+def new_arm(tmp_path: Path, checkpoints: Mapping[str, Path]) -> Callable[..., str]:
+    """new_arm(name, render, thinks=True, seed=0, log=()) -> a tiny checkpoint under that contract, weights stirred."""
+
+    def make(name: str, render: RenderConfig, thinks: bool = True, seed: int = 0, log: Any = ()) -> str:
+        out = tmp_path / name
+        shutil.copytree(checkpoints["qwen3_vl"], out)
+        rng = np.random.default_rng(seed)
+        weights = load_file(out / "model.safetensors")
+        stirred = {k: (w + 0.05 * rng.standard_normal(w.shape)).astype(w.dtype) for k, w in weights.items()}
+        save_file(stirred, out / "model.safetensors", {"format": "pt"})
+        save_resolved(Contract(str(out), 2.0, thinks, render), out / CONTRACT)
+        (out / "trainer_state.json").write_text(json.dumps({"log_history": list(log)}))
+        return str(out)
+
+    return make
+
+
+@pytest.fixture
+def sample_file(tmp_path: Path, new_sample: Callable[..., Sample]) -> str:
+    """Three samples of three segments, whose videos are noise of 14 s at 2 frames a second."""
+    made = []
+    for seed, name in enumerate("abc"):
+        sample, video = new_sample(name, 3), str(tmp_path / f"{name}.mp4")
+        write_video(video, np.random.default_rng(seed).integers(0, 256, (28, 32, 32, 3)).astype(np.uint8), 2.0)
+        made.append(replace(sample, video=replace(sample.video, path=video, end=None)))
+    write_jsonl(made, tmp_path / "samples.jsonl")
+    return str(tmp_path / "samples.jsonl")

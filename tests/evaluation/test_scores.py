@@ -70,6 +70,23 @@ def test_a_standing_query_is_answered_in_its_window_and_not_before() -> None:
     assert not forward()
 
 
+def test_what_is_not_right_has_a_reason(sample: Sample, new_sample: Callable[..., Sample]) -> None:
+    def reasons(*replies: Reply) -> dict[str, str]:
+        return {item.query: item.reason for item in score([sample], [episode(*replies)])}
+
+    quiet = [Reply("f0", t, "", True) for t in (11.0, 12.0, 13.0)]
+    good = [*quiet, Reply("f0", 14.0, "now", True), Reply("b0", 12.0, "red-circle", True)]
+    assert reasons(*good) == {"f0": "", "b0": ""}
+    assert reasons(*good[:4], Reply("b0", 12.0, "red", True)) == {"f0": "", "b0": "wrong"}
+    assert reasons(*good[:4], Reply("b0", 12.0, "red", False)) == {"f0": "", "b0": "cut off"}
+    assert reasons(*good[:4], Reply("b0", 12.0, " ", True)) == {"f0": "", "b0": "no reply"}
+    assert reasons(Reply("f0", 11.0, "now", True), *good[1:]) == {"f0": "too early", "b0": ""}
+    broken = score([sample, new_sample("b")], [episode(*good)], {"b": "videos/b.mp4: cannot be read"})
+    assert [item.reason for item in broken] == ["", ""] + ["failed: videos/b.mp4: cannot be read"] * 2
+    assert [item.right for item in broken] == [True, True, False, False], "the denominator does not shrink"
+    assert [item.sample for item in broken] == ["a", "a", "b", "b"]
+
+
 def test_every_query_is_scored_once(new_sample: Callable[..., Sample]) -> None:
     samples = [new_sample(name, n) for name, n in (("a", 4), ("b", 2), ("c", 6))]
     stray = [episode(Reply("b0", 12.0, "red-circle", True), sample="z"), episode(Reply("zz", 12.0, "x", True))]
@@ -114,6 +131,7 @@ def test_accuracy_weighs_queries_and_the_bootstrap_draws_videos() -> None:
             "accuracy": float(right),
             "ci_low": float(right),
             "ci_high": float(right),
+            "videos": 2,
         }
 
 
@@ -216,9 +234,10 @@ def test_a_gain_is_paired() -> None:
     assert own["ci_high"] - own["ci_low"] > found["ci_high"] - found["ci_low"]
     back = gain(before, after, 2000, 0)["backward"]
     assert (back["gain"], back["ci_low"], back["ci_high"]) == (-found["gain"], -found["ci_high"], 0.0)
-    assert gain(after, after)["all"] == {"n": 20, "gain": 0.0, "ci_low": 0.0, "ci_high": 0.0}
+    none = {"n": 20, "gain": 0.0, "ci_low": 0.0, "ci_high": 0.0, "videos": 10, "p": 1.0}
+    assert gain(after, after)["all"] == none and found["p"] == back["p"] == 1.0, "one video says nothing"
     every = gain(made({"a": [True] * 3, "b": [True]}), made({"a": [False] * 3, "b": [False]}))["all"]
-    assert every == {"n": 4, "gain": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+    assert every == {"n": 4, "gain": 1.0, "ci_low": 1.0, "ci_high": 1.0, "videos": 2, "p": 0.5}
 
 
 def test_a_gain_has_the_groups_of_a_summary() -> None:

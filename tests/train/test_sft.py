@@ -24,8 +24,8 @@ from train.stage import LoraSettings, ModelSettings, OptimSettings
 from whilst.checkpoint import load_checkpoint
 from whilst.recipe import load_recipe
 from whilst.render import RenderConfig
-from whilst.runtime import StreamSession
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, write_jsonl
+from whilst.session import StreamSession
 from whilst.video import write_video
 
 ROOT = Path(__file__).parents[2]

@@ -4,9 +4,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from inspect import signature
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -33,7 +35,7 @@ from whilst.sample import (
     write_jsonl,
 )
 from whilst.tiny import TinyRecipe, TinySizes
-from whilst.video import write_video
+from whilst.video import VideoError, write_video
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "recipes" / "tiny"
@@ -88,7 +90,7 @@ def base(world: Path) -> Path:
 def test_help_names_every_command() -> None:
     code, told, _, _ = invoke("--help")
     assert code == 0
-    for command in (*cli.STAGES, "plan", "watch", "view", "demo"):
+    for command in (*cli.STAGES, "plan", "watch", "serve", "benchmark", "score", "compare", "view", "demo"):
         assert command in told
 
 
@@ -288,12 +290,16 @@ def test_watch_answers_at_the_moment_of_the_query(streaming: Path, world: Path) 
         2,
     )
     assert code == 0
-    said = [json.loads(line) for line in told.splitlines()]
+    events = [json.loads(line) for line in told.splitlines()]
+    said = [one for one in events if one["type"] in ("thought", "answer")]
+    texts = {one["id"]: one["text"] for one in events if one["type"] == "query"}
     assert [one["time"] for one in said if one["type"] == "thought"] == [float(k + 1) for k in range(seconds)]
-    assert [(one["time"], one["query"]) for one in said if one["type"] == "answer"] == asked
+    assert [(one["time"], texts[one["query"]]) for one in said if one["type"] == "answer"] == asked
     # At 1.0 s the first segment has been watched and thought about, at 1.5 s nothing more.
     order = [(one["type"], one["time"]) for one in said[:5]]
     assert order == [("answer", 0.0), ("thought", 1.0), ("answer", 1.0), ("answer", 1.5), ("thought", 2.0)]
+    assert {"lag", "backlog", "tokens"} <= events[1 + [one["type"] for one in events].index("answer")].keys()
+    assert events[-1]["type"] == "end" and events[-1]["segments"] == seconds
 
 
 def test_watch_in_words(streaming: Path, world: Path) -> None:
@@ -303,6 +309,145 @@ def test_watch_in_words(streaming: Path, world: Path) -> None:
     assert code == 0
     assert told.splitlines()[0].startswith("    1.00 s  answer: now star ? -> ")
     assert told.splitlines()[1].startswith("    2.00 s  thought:")
+
+
+def test_watch_of_itself_and_by_the_real_clock(streaming: Path, world: Path) -> None:
+    (first, *_) = read_samples(world / "data/test")
+    arguments = ("watch", first.video.path, "--model", streaming, "--thought-tokens", 2, "--answer-tokens", 2)
+    code, told, _, _ = invoke(
+        *arguments, "--proactive", "tell-when star ?", "--threshold", 1, "--realtime", "--speed", 50, "--ask", "1:now ?"
+    )
+    assert code == 0
+    seconds = int(first.segments()[-1].end)
+    assert told.count("answer: tell-when star ? -> ") == seconds and told.count("answer: now ? -> ") == 1
+    last = told.splitlines()[-1]
+    assert (
+        f"end: {seconds} segments, {seconds} thoughts, 2 queries, silent 0 times, at most " in last and "late" in last
+    )
+
+
+def test_watch_takes_questions_on_stdin_and_ends_though_it_stays_open(streaming: Path, world: Path) -> None:
+    (first, *_) = read_samples(world / "data/test")
+    command = [sys.executable, "-m", "whilst.cli", "watch", first.video.path, "--model", str(streaming), "--stdin"]
+    command += ["--json", "--realtime", "--speed", "2", "--thought-tokens", "2", "--answer-tokens", "2"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:  # type: ignore[call-overload]
+        process.stdin.write("now ?\n\nwhich in-1 ?\n")
+        process.stdin.flush()
+        events = [json.loads(line) for line in process.stdout]
+        assert process.wait(60) == 0
+    assert [one["text"] for one in events if one["type"] == "query"] == ["now ?", "which in-1 ?"]
+    assert sorted(one["query"] for one in events if one["type"] == "answer") == ["q1", "q2"]
+    assert events[-1]["type"] == "end"
+
+
+def test_watch_with_a_policy_and_states(streaming: Path, world: Path) -> None:
+    (first, *_) = read_samples(world / "data/test")
+    arguments = ("watch", first.video.path, "--model", streaming, "--thought-tokens", 2, "--answer-tokens", 2)
+    assert invoke(*arguments, "--states", "--proactive", "tell-when ?")[0] == 0
+    assert "policy.name: 'none' is not one of" in fails(*arguments, "--policy", "{name: none}")
+    code, _, told, _ = invoke(*arguments, "--policy", "{name")
+    assert code == 2 and "not YAML" in told
+    code, _, told, _ = invoke(*arguments, "--states", "--threshold", 0.5)
+    assert code == 2 and "--states and --threshold" in told
+    assert "threshold is a probability" in fails(*arguments, "--threshold", 2)
+    code, _, told, _ = invoke(*arguments, "--speed", 2)
+    assert code == 2 and "--speed needs --realtime" in told
+
+
+def test_watch_of_a_folder_and_of_a_url(streaming: Path, world: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for k in range(4):
+        Image.fromarray(np.full((32, 48, 3), 60 * k, np.uint8)).save(tmp_path / f"{k}.png")
+    (tmp_path / "frames.json").write_text('{"fps": 2.0}')
+    write_video(tmp_path / "a.mp4", np.full((4, 32, 48, 3), 9, np.uint8), 2.0)
+    for source in (tmp_path, (tmp_path / "a.mp4").as_uri()):
+        code, told, _, _ = invoke("watch", source, "--model", streaming, "--thought-tokens", 2)
+        assert code == 0 and "end: 2 segments, 2 thoughts, 0 queries" in told
+    assert "cannot be opened" in fails("watch", "rtsp://127.0.0.1:9/none", "--model", streaming)
+    assert "leave the speed out" in fails(
+        "watch", (tmp_path / "a.mp4").as_uri(), "--model", streaming, "--realtime", "--speed", 2
+    )
+
+
+def test_what_was_said_before_the_decoder_died_stays(
+    streaming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "a.mp4", np.full((8, 32, 48, 3), 9, np.uint8), 2.0)
+
+    def dies(*_: object) -> Iterator[tuple[float, np.ndarray]]:
+        for k in range(5):
+            yield k / 2, np.full((32, 48, 3), 9, np.uint8)
+        raise VideoError("a.mp4: damaged at 2.5 s")
+
+    monkeypatch.setattr("whilst.pace.stream_frames", dies)
+    code, told, errors, _ = invoke("watch", tmp_path / "a.mp4", "--model", streaming, "--thought-tokens", 2)
+    assert code == 2 and errors.strip().splitlines()[-1] == "error: a.mp4: damaged at 2.5 s"
+    assert told.count("thought:") == 2 and told.splitlines()[-1].endswith("failed: a.mp4: damaged at 2.5 s")
+
+
+# ---- serve
+
+
+def test_serve_tells_its_address_and_serves(streaming: Path, world: Path) -> None:
+    videos = Path(read_samples(world / "data/test")[0].video.path).parent
+    command = [sys.executable, "-m", "whilst.cli", "serve", "--model", str(streaming), "--videos", str(videos)]
+    with subprocess.Popen([*command, "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            assert address.startswith("http://127.0.0.1:")
+            with urlopen(address, timeout=60) as answer:
+                assert b"<title>Whilst" in answer.read()
+        finally:
+            process.terminate()
+
+
+def test_serve_warns_of_an_open_host(streaming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whilst.serve.Server.serve_forever", lambda self: None)
+    code, told, errors, _ = invoke("serve", "--model", streaming, "--videos", tmp_path, "--port", 0)
+    assert code == 0 and told.startswith("http://127.0.0.1:") and "warning" not in errors
+    arguments = ("serve", "--model", streaming, "--videos", tmp_path, "--port", 0, "--host", "0.0.0.0")
+    assert "warning: 0.0.0.0 is open to your network" in invoke(*arguments)[2]
+    assert "no such folder" in fails("serve", "--model", streaming, "--videos", tmp_path / "none")
+
+
+# ---- benchmark, score, compare
+
+
+def test_benchmark_and_score_say_what_is_wrong(tmp_path: Path) -> None:
+    assert "nothing_bench" in fails("benchmark", "nothing_bench", tmp_path / "a.json", "-o", tmp_path / "out")
+    (tmp_path / "a.json").write_text("[]")
+    code, _, told, _ = invoke("benchmark", "ovo_bench", tmp_path / "a.json", "nothing")
+    assert code == 2 and "write an option as KEY=VALUE" in told
+    assert "is no option of it" in fails("benchmark", "ovo_bench", tmp_path / "a.json", "x=1", "-o", tmp_path / "out")
+    assert "none.json" in fails("score", "ovo_bench", tmp_path / "none.json", tmp_path / "r.jsonl")
+
+
+def test_benchmark_and_score_of_a_small_file(tmp_path: Path) -> None:
+    row = {
+        "id": 1, "task": "EPM", "video": "v.mp4", "realtime": 12.0, "question": "Who ?", "options": ["a", "b"], "gt": 0
+    }  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps([row]))
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    arguments = ("benchmark", "ovo_bench", tmp_path / "a.json", "segment_seconds=4", "--videos", tmp_path, "-o", out)
+    code, told, errors, _ = invoke(*arguments, "--json", report)
+    assert code == 0, errors
+    assert told.strip().endswith(str(out)) and json.loads(report.read_text())["kind"] == "conversion"
+    (sample,) = read_samples(out / "samples.jsonl")
+    (query,) = sample.queries()
+    (tmp_path / "r.jsonl").write_text(json.dumps({"query": query.id, "text": "A"}) + "\n")
+    code, told, errors, _ = invoke("score", "ovo_bench", out / "samples.jsonl", tmp_path / "r.jsonl", "--json", report)
+    assert code == 0, errors
+    assert "strict" in told and "official" in told and json.loads(report.read_text())["benchmark"] == "ovo_bench"
+
+
+def test_compare_says_what_is_missing(tmp_path: Path) -> None:
+    assert "give the output folder of `whilst eval`" in fails("compare", tmp_path, tmp_path)
+
+
+# ---- watch: mistakes
 
 
 def test_watch_says_what_is_missing(streaming: Path, base: Path, world: Path, tmp_path: Path) -> None:

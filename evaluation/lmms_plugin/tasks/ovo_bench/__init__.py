@@ -1,0 +1,1 @@
+"""OVO-Bench as tasks of lmms-eval."""

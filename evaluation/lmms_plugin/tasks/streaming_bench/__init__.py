@@ -1,0 +1,1 @@
+"""StreamingBench as tasks of lmms-eval."""
