@@ -29,6 +29,7 @@ def settings_of(recipe: EvalRecipe, job: Job) -> dict[str, Any]:
         "answer_tokens": recipe.answer_tokens,
         "seed": recipe.seed,
         "temperature": recipe.temperature.get(job.arm, 0.0),
+        "policies": list(recipe.policies.get(job.arm, ())),
         "control": job.control,
         "writer": job.writer,
     }

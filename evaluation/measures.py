@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from evaluation import costs, ledger, stream_cost
 from evaluation.audit import audit_streams
 from evaluation.predictions import load_samples, spread
-from evaluation.recipe import EvalRecipe
-from whilst.checkpoint import Checkpoint, load_checkpoint
+from evaluation.recipe import EvalRecipe, checkpoint_of
+from whilst.checkpoint import Checkpoint
 from whilst.clips import SegmentClip, segment_clips
+from whilst.runtime import StreamBatch
 from whilst.sample import Sample
 from whilst.session import StreamSession
 from whilst.video import VideoError
@@ -35,7 +37,8 @@ def measure_arm(recipe: EvalRecipe, arm: str, device: str) -> dict[str, Any]:
     if not wanted:
         return {}
     torch.set_num_threads(1)
-    checkpoint = load_checkpoint(recipe.arms[arm], device=device)
+    checkpoint = checkpoint_of(recipe, arm, device)
+    streams = partial(StreamBatch, policy=checkpoint.policy)
     samples: list[Sample] = []
     clips: list[list[SegmentClip]] = []
     for sample in load_samples(recipe):
@@ -53,11 +56,13 @@ def measure_arm(recipe: EvalRecipe, arm: str, device: str) -> dict[str, Any]:
     if recipe.audit_samples:
         audited, shown = samples[: recipe.audit_samples], clips[: recipe.audit_samples]
         asked: dict[str, Any] = {"seed": recipe.seed, "temperature": recipe.temperature.get(arm, 0.0), **limits}
-        found["audit"] = audit_streams(checkpoint, audited, shown, cuts=recipe.audit_cuts, **asked).record()
+        asked |= {"cuts": recipe.audit_cuts, "streams": streams}
+        found["audit"] = audit_streams(checkpoint, audited, shown, **asked).record()
     if recipe.ledger_samples:
         timed = list(zip(samples, clips, strict=True))[: recipe.ledger_samples]
-        ledger.measure(checkpoint, *timed[0], **limits)  # the first run of a process pays for what later ones reuse
-        found["ledger"] = _ledger(checkpoint, timed, limits)
+        timing = limits | {"streams": streams}
+        ledger.measure(checkpoint, *timed[0], **timing)  # the first run of a process pays for what later ones reuse
+        found["ledger"] = _ledger(checkpoint, timed, timing)
     if recipe.stream_seconds and clips[0]:
         found["stream_cost"] = _long_stream(checkpoint, clips[0], recipe.stream_seconds, limits)
     return found
@@ -82,7 +87,8 @@ def _long_stream(
                     return
                 yield end, clip.images, [i * length + time - begin for time in clip.times]
 
-    with StreamSession(checkpoint.backbone, checkpoint.renderer, fps=contract.fps, **limits) as session:
+    settings: dict[str, Any] = {"fps": contract.fps, "policy": checkpoint.policy, **limits}
+    with StreamSession(checkpoint.backbone, checkpoint.renderer, **settings) as session:
         costs = stream_cost.watch_cost(
             session, pieces(), thinks=contract.thinks, held=lambda: stream_cost.held_by(session.batch)
         )

@@ -96,7 +96,8 @@ def _watch(
         encode_clips(backbone, [(c.segment, c.images, c.times) for c in of_sample], checkpoint.contract.fps)
         for of_sample in clips
     ]
-    streams = StreamBatch(backbone, renderer, len(samples), received_ends=received_ends(renderer, samples, views))
+    ends = received_ends(renderer, samples, views)
+    streams = StreamBatch(backbone, renderer, len(samples), received_ends=ends, policy=checkpoint.policy)
 
     def think(batch: StreamBatch, segment: int, rows: Sequence[bool]) -> Sequence[Generated | None]:
         limit, batch.sampler = thought_tokens, sampler
@@ -108,14 +109,17 @@ def _watch(
         batch.sampler = greedy
         return thoughts
 
-    turns = watch_samples(
-        streams,
-        samples,
-        views,
-        think=think if checkpoint.contract.thinks else None,
-        answer_tokens=answer_tokens,
-        before_asking=before_asking,
-    )
+    try:
+        turns = watch_samples(
+            streams,
+            samples,
+            views,
+            think=think if checkpoint.contract.thinks else None,
+            answer_tokens=answer_tokens,
+            before_asking=before_asking,
+        )
+    finally:
+        streams.close()
     return [_episode(sample.id, of_sample) for sample, of_sample in zip(samples, turns, strict=True)]
 
 

@@ -33,8 +33,8 @@ from evaluation.cache import (
 from evaluation.controls import LeftOut
 from evaluation.jobs import NEIGHBOURS, SIGHTLESS, settings_of, sightless, watched
 from evaluation.predict import Episode, EvaluationError
-from evaluation.recipe import EvalRecipe, Job
-from whilst.checkpoint import Checkpoint, load_checkpoint
+from evaluation.recipe import EvalRecipe, Job, checkpoint_of
+from whilst.checkpoint import Checkpoint
 from whilst.clips import SegmentClip, segment_clips
 from whilst.sample import Sample, read_samples
 from whilst.video import VideoError
@@ -189,7 +189,7 @@ def predict_shard(recipe: EvalRecipe, name: str, job: Job, shard: int, device: s
             given = sightless(recipe, job, samples, chosen)
             block = [_predicted(sample.id, given.episodes) for sample in chosen]
         else:
-            checkpoint = checkpoint or load_checkpoint(recipe.arms[job.arm], device=device)
+            checkpoint = checkpoint or checkpoint_of(recipe, job.arm, device)
             written = read_written(recipe, job.writer, index, chosen) if job.writer is not None else None
             block = predict_block(recipe, job, checkpoint, chosen, written)
         write_block(folder, index, block)

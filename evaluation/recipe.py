@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from evaluation import controls
 from evaluation.predict import EvaluationError
-from whilst.checkpoint import read_contract
+from whilst.checkpoint import Checkpoint, Contract, load_checkpoint, read_contract
+from whilst.policies import PolicyError, make_policy
 from whilst.recipe import Recipe
 
 
@@ -27,6 +28,7 @@ class EvalRecipe(Recipe):
 
     scorer: `exact` (the sample's own answer, word for word) or the name of a benchmark, whose rules then judge.
     controls: `all` or a list, for every arm or by arm; one that an arm's layout makes meaningless is listed as such.
+    policies: memory policies (whilst/policies/) that an arm is served with, in place of its contract's.
     jobs: processes; each keeps to one of `devices`. shards: parts that the samples of one job are split into, by video.
     Thoughts are the likeliest ones, or, where `temperature` has the arm, drawn: a policy that speaks half of the time
     has no likeliest way. `gains`: of what (an arm, a name of `readers`, or `<arm>/<control>`) over which such baseline.
@@ -45,6 +47,7 @@ class EvalRecipe(Recipe):
     scorer: str = field(kw_only=True, default="exact")
     gains: dict[str, str] = field(kw_only=True, default_factory=dict)
     temperature: dict[str, float] = field(kw_only=True, default_factory=dict)
+    policies: dict[str, tuple[dict[str, Any], ...]] = field(kw_only=True, default_factory=dict)
     idle_thought: str = field(kw_only=True, default="none .")  # says as little as silence does
     last_frames: int = field(kw_only=True, default=4)
     filler: str = field(kw_only=True, default=" .")  # the token of filler_tokens
@@ -68,6 +71,7 @@ class EvalRecipe(Recipe):
         named = [(name, arm) for name, arm in special if arm is not None]
         named += [("control_arms", arm) for arm in self.control_arms]
         named += [("temperature", arm) for arm in self.temperature]
+        named += [("policies", arm) for arm in self.policies]
         named += [(f"readers.{name}", arm) for name, r in self.readers.items() for arm in (r.reader, r.writer)]
         for name, arm in named:
             if arm not in self.arms:
@@ -88,6 +92,11 @@ class EvalRecipe(Recipe):
                 raise ValueError(
                     f"temperature.{arm}: {temperature}: must be above 0; leave the arm out for the likeliest"
                 )
+        for arm, settings in self.policies.items():
+            try:
+                make_policy(settings)
+            except PolicyError as error:
+                raise ValueError(f"policies.{arm}: {error}") from error
         for name, count in (("batch", self.batch), ("jobs", self.jobs), ("shards", self.shards)):
             if count < 1:
                 raise ValueError(f"{name}: {count}: must be at least 1")
@@ -102,6 +111,17 @@ class EvalRecipe(Recipe):
             for name in pair:
                 if name not in known:
                     raise ValueError(f"gains: {name!r} must be one of {', '.join(known)}")
+
+
+def contract_of(recipe: EvalRecipe, arm: str) -> Contract:
+    """The contract of an arm, with the policies that the recipe serves it with."""
+    contract = read_contract(recipe.arms[arm])
+    return replace(contract, policy=recipe.policies[arm]) if arm in recipe.policies else contract
+
+
+def checkpoint_of(recipe: EvalRecipe, arm: str, device: str) -> Checkpoint:
+    """The checkpoint of an arm under `contract_of`."""
+    return replace(load_checkpoint(recipe.arms[arm], device=device), contract=contract_of(recipe, arm))
 
 
 def asked_controls(recipe: EvalRecipe) -> dict[str, tuple[str, ...]]:
@@ -135,9 +155,9 @@ def check_readers(recipe: EvalRecipe) -> None:
     """Raise unless every reader and writer thinks, and every reader has text memory: words are all that it keeps."""
     for name, reading in recipe.readers.items():
         for arm in (reading.reader, reading.writer):
-            if not read_contract(recipe.arms[arm]).thinks:
+            if not contract_of(recipe, arm).thinks:
                 raise EvaluationError(f"readers.{name}: arm {arm!r} does not think; name arms that do")
-        layout = read_contract(recipe.arms[reading.reader]).render.layout
+        layout = contract_of(recipe, reading.reader).render.layout
         if layout not in ("recurrent", "recurrent_packed"):
             raise EvaluationError(
                 f"readers.{name}: arm {reading.reader!r} has layout {layout!r}, whose keys and values also carry what "

@@ -28,9 +28,8 @@ from evaluation.judging import Judged
 from evaluation.measures import measure_all
 from evaluation.predict import Episode, EvaluationError
 from evaluation.predictions import Done, commit, load_samples, predict_all, predictions_of
-from evaluation.recipe import EvalRecipe, Job, check_readers, named_jobs
+from evaluation.recipe import EvalRecipe, Job, check_readers, contract_of, named_jobs
 from evaluation.scores import Scored, gain, summary, thought_accuracy, thought_shares
-from whilst.checkpoint import read_contract
 from whilst.sample import Sample
 
 SCORED = "scored.jsonl"
@@ -128,7 +127,7 @@ def valid_jobs(recipe: EvalRecipe, samples: Sequence[Sample]) -> tuple[dict[str,
     not valid: only `controls` may ask for more than an arm's layout can have.
     """
     jobs, not_valid = {}, dict[str, dict[str, str]]()
-    contracts = {arm: read_contract(path) for arm, path in recipe.arms.items()}
+    contracts = {arm: contract_of(recipe, arm) for arm in recipe.arms}
     needed = set(named_jobs(replace(recipe, controls=(), gains={}))) | {
         name for pair in recipe.gains.items() for name in pair
     }
@@ -192,8 +191,7 @@ def assemble(
             "videos": len({sample.video.path for sample in samples}),
         },
         "cache": {name: cached(one.done) for name, one in outcomes.items()},
-        "settings": asdict(recipe)
-        | {"contracts": {arm: asdict(read_contract(path)) for arm, path in recipe.arms.items()}},
+        "settings": asdict(recipe) | {"contracts": {arm: asdict(contract_of(recipe, arm)) for arm in recipe.arms}},
         "seconds": {
             "by_job": {name: outcome.done.seconds for name, outcome in outcomes.items()},
             "training": {arm: training_seconds(path) for arm, path in recipe.arms.items()},

@@ -31,7 +31,10 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.name != FRAGMENT)
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
-    *(ROOT / "docs" / name for name in ("concepts.md", "DATA.md", "RL.md", "REWARDS.md", "STREAMING.md", "EVALUATION.md")),
+    *(
+        ROOT / "docs" / name
+        for name in ("concepts.md", "DATA.md", "RL.md", "REWARDS.md", "STREAMING.md", "EVALUATION.md")
+    ),
     *sorted((ROOT / "recipes").glob("*/README.md")),
 ]
 STAGE_PACKAGES = ("data_pipeline", "train", "evaluation")

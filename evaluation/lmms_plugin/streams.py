@@ -166,7 +166,7 @@ class _Watching:
     ) -> None:
         self.checkpoint, self.asks, self.settings = checkpoint, asks, settings
         self.streams, self.replies, self.work = streams, replies, work
-        self.batch = StreamBatch(checkpoint.backbone, checkpoint.renderer, len(streams))
+        self.batch = StreamBatch(checkpoint.backbone, checkpoint.renderer, len(streams), policy=checkpoint.policy)
         self.events = [_events(stream, settings) for stream in streams]
         self.received = [len(checkpoint.renderer.system())] * len(streams)
         self.thought = [0] * len(streams)

@@ -15,6 +15,7 @@ from evaluation.benchmarks.base import Benchmark, Given, Total, Verdict, mean, m
 from evaluation.predict import EvaluationError
 from evaluation.recipe import EvalRecipe, Job, Reading, asked_controls, check_readers, named_jobs
 from evaluation.run import learning_curve, reward_curve, run, run_job
+from whilst.checkpoint import CONTRACT, read_contract
 from whilst.recipe import RecipeError, load_recipe, save_resolved
 from whilst.render import RenderConfig
 from whilst.sample import Query, Sample, read_samples
@@ -57,6 +58,8 @@ def test_jobs_have_names() -> None:
         ({"control_arms": {"lazy": ("text",)}}, "control_arms.lazy: 'text' must be one of thoughts_shuffled"),
         ({"control_arms": {"lazy": ("thoughts_greedy",)}}, "control_arms.lazy: 'thoughts_greedy' must be one of"),
         ({"temperature": {"x": 1.0}}, "temperature: 'x' must be one of arms"),
+        ({"policies": {"x": ()}}, "policies: 'x' must be one of arms"),
+        ({"policies": {"kv": ({"name": "x"},)}}, "policies.kv: policy.name: 'x' is not one of unbounded"),
         ({"temperature": {"lazy": 0.0}}, "temperature.lazy: 0.0: must be above 0"),
         ({"readers": {"r": Reading("lazy", "x")}}, "readers.r: 'x' must be one of arms"),
         ({"readers": {"lazy": Reading("lazy", "better")}}, "readers: lazy: names of arms; give each its own"),
@@ -69,12 +72,40 @@ def test_a_bad_recipe_is_named(changes: dict[str, Any], message: str) -> None:
         recipe(**changes)
 
 
+def test_an_arm_is_served_with_its_policies(new_arm: Callable[..., str], sample_file: str, tmp_path: Path) -> None:
+    """One checkpoint as three arms: the policy of its contract, the recipe's, and one that keeps all."""
+    kept = ({"name": "sink_window", "window": 4, "vision_seconds": 1.0},)
+    arms = {name: new_arm(name, KV) for name in ("whole", "served", "asked")}
+    contract = read_contract(arms["served"])
+    save_resolved(replace(contract, policy=kept), Path(arms["served"], CONTRACT))
+    asked = recipe(
+        output=str(tmp_path / "out"),
+        samples=sample_file,
+        arms=arms,
+        policies={"asked": kept, "whole": ({"name": "unbounded"},)},
+        audit_samples=1,
+        ledger_samples=1,
+        stream_seconds=10.0,
+    )
+    report = run(asked)
+    said = {
+        arm: [[text for _, text, _ in e["thoughts"]] for e in report["episodes"][arm]]
+        for arm in ("whole", "served", "asked")
+    }
+    assert said["served"] == said["asked"] != said["whole"]
+    assert report["settings"]["contracts"]["served"]["policy"] == report["settings"]["contracts"]["asked"]["policy"]
+    assert all(not found["leaks"] for found in report["audit"].values())
+    again = run(replace(asked, policies={"asked": kept}))
+    assert again["cache"]["whole"]["made"] == 3 and again["cache"]["asked"]["made"] == 0  # the manifest holds policies
+
+
 def test_a_recipe_reads_from_yaml(tmp_path: Path) -> None:
     asked = recipe(
         control_arms={"better": ("thoughts_shuffled",)},
         readers={"r": Reading("lazy", "better")},
         gains={"better": "lazy", "r": "lazy", "better/thoughts_shuffled": "lazy"},
         temperature={"lazy": 0.5},
+        policies={"kv": ({"name": "sink_window", "window": 4}, {"name": "drop_similar", "ratio": 0.5})},
     )
     save_resolved(asked, tmp_path / "eval.yaml")
     assert load_recipe(tmp_path / "eval.yaml", EvalRecipe) == asked
