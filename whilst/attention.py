@@ -52,9 +52,7 @@ def build_mask(backend: str, rule: Rule, tokens: Tokens, dtype: torch.dtype = to
     return mask
 
 
-def _sdpa(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, reader: Any = None, **kwargs: Any
-) -> Any:
+def _sdpa(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, reader: Any = None, **kwargs: Any) -> Any:
     """reader: whilst.retrieval.Reader, where the keys of the cache are kept un-rotated."""
     if attention_mask is None:
         raise VisibilityError("whilst_sdpa was called without a mask: pass the 4-D mask of a rule")

@@ -13,7 +13,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from whilst.checkpoint import Checkpoint
-from whilst.events import Ended, Failed, QueryHeard, Rejected, Reply, SegmentRead, Silent, StreamEvent, ThoughtDone
+from whilst.events import (
+    Ended,
+    Failed,
+    QueryHeard,
+    Rejected,
+    Reply,
+    SegmentRead,
+    Silent,
+    Stopped,
+    StreamEvent,
+    ThoughtDone,
+)
 from whilst.mailbox import Asked
 from whilst.parallel import Deadline, ParallelStream
 from whilst.policies import Policy
@@ -292,7 +303,7 @@ class ParallelEngine:
         elif isinstance(event, Rejected):
             if not event.what.startswith("query "):
                 self.stream.send(replace(event, clock=self.stream.now()))
-        elif not isinstance(event, Ended):  # the live stream has an end of its own
+        elif not isinstance(event, Ended | Stopped):  # the live stream has an end of its own
             self.stream.send(event)
 
     def finish(self) -> tuple[int, int, int]:

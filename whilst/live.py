@@ -109,6 +109,7 @@ class LiveStream:
         self._refused = 0  # frames in a row
         self._end = 0.0  # of the last segment
         self._begun = self.clock.now()
+        policy = policy or checkpoint.policy
         self.engine = make_engine(settings.engine, self, checkpoint, settings, policy)
 
     # --- what others may call -----------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ from whilst.sample import Query, Segment
 Mode = Literal["parallel", "interleaved", "batch"]
 Deadline = Literal["last_finished", "wait"]
 WhenFull = Literal["block", "reject"]
+KEPT_THOUGHTS = 4096  # for `thoughts`; all of them are reported as events
 
 
 class StreamFailed(RuntimeStateError):
@@ -139,7 +140,7 @@ class ParallelStream:
         self.thought_tokens, self.answer_tokens = thought_tokens, answer_tokens
         self.mode, self.deadline, self.backlog, self.when_full = mode, deadline, backlog, when_full
         self.time = 0.0  # s on the clock of the video: the end of the segment that was handed over last
-        self.thoughts: list[tuple[float, Generated]] = []  # (end of the segment, thought), in order
+        self._thoughts: deque[tuple[float, Generated]] = deque(maxlen=KEPT_THOUGHTS)
         self._on_event, self._now, self._delay = on_event, now, delay
         self._began = now()
         # what follows is read and written with this lock held; what threads do between is on immutable pasts
@@ -244,6 +245,12 @@ class ParallelStream:
                 self._tell(Stopped(self.time, self._clock()))
             else:
                 self._tell(Ended(self.time, self._clock(), self._read, self._thought, self._answered))
+
+    @property
+    def thoughts(self) -> list[tuple[float, Generated]]:
+        """(end of the segment, thought), in order; the last KEPT_THOUGHTS of a long stream."""
+        with self._changed:
+            return list(self._thoughts)
 
     @property
     def error(self) -> BaseException | None:
@@ -396,7 +403,7 @@ class ParallelStream:
             self._unthought.popleft()
             self._thought += 1
             time = unit.segment.end
-            self.thoughts.append((time, thought))
+            self._thoughts.append((time, thought))
             self._basis = _Basis(self._basis.unit, finished, time)
             self._tell(
                 ThoughtDone(
