@@ -131,7 +131,8 @@ def same_thought(text: str, gold: str, idle: str) -> bool:
 
 
 def thought_accuracy(samples: Sequence[Sample], episodes: Sequence[Episode], idle: str) -> float | None:
-    """Share of the samples' thoughts that were written word for word at their time; None where none was written.
+    """Share of the samples' thoughts that were written word for word at their time; None where none was
+    written, or where the samples say none (public benchmarks).
 
     Silence counts as right where the sample says the idle phrase: an arm may be taught either.
     """
@@ -139,6 +140,8 @@ def thought_accuracy(samples: Sequence[Sample], episodes: Sequence[Episode], idl
     if not any(episode.thoughts for episode in episodes):
         return None
     gold = {(s.id, event.time): event.text for s in samples for event in s.events if isinstance(event, Thought)}
+    if not gold:
+        return None
     right = [key in written and same_thought(written[key], text, idle) for key, text in gold.items()]
     return float(np.mean(right))
 

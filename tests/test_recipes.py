@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.source import write_sources
+from evaluation.controls import REGISTRY
 from tests.data_pipeline.worlds import world_sources
 from whilst.cli import load_for, stage_module
 from whilst.demo import FRAGMENT
@@ -173,7 +174,11 @@ def test_the_demo_s_evaluation_reports_every_arm_and_control(made: Path, tmp_pat
     asked = {arm: figures["all"]["n"] for arm, figures in report["arms"].items()}
     assert len(set(asked.values())) == 1, f"every arm answers the same queries: {asked}"
     for figures in (*report["arms"].values(), *report["controls"].values(), *report["controls_kv"].values()):
-        assert KINDS & set(figures) and set(figures["all"]) == {"n", "accuracy", "ci_low", "ci_high"}
-    assert set(report["controls"]) == {"thoughts_shuffled", "thoughts_dropped", "text_only", "last_frames"}
+        assert KINDS & set(figures) and set(figures["all"]) == {"n", "accuracy", "ci_low", "ci_high", "videos"}
+    for arm in arms:  # every control was run, or is not valid for the arm and says why
+        taken, refused = set(report["controls_by_arm"][arm]), report["controls_not_valid"].get(arm, {})
+        assert taken | set(refused) == set(REGISTRY) and not taken & set(refused) and all(refused.values())
+    assert set(report["controls"]) >= {"thoughts_shuffled", "thoughts_dropped", "text_only", "last_frames"}
+    assert all(not audited["leaks"] for audited in report["audit"].values())
     page = (tmp_path / "report.html").read_text()
     assert all(arm in page for arm in arms)
