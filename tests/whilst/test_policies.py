@@ -214,6 +214,26 @@ def test_streams_of_a_batch_do_not_meet(backbone: Backbone) -> None:
             assert far(run.logits, alone.logits) <= TOLERANCE, name
 
 
+@pytest.mark.parametrize("settings", [{"name": "surprise", "budget": 6}, {"name": "carrier", "frames": 1}], ids=str)
+def test_a_stream_that_waits_loses_nothing(backbones: Mapping[str, Backbone], settings: Any) -> None:
+    """Two streams, of which the second pauses whilst the first goes on: it is as if it were alone."""
+    backbone = backbones["qwen2_5_vl"]
+    renderer, query = renderer_of(backbone, INTERLEAVED), Query("q", 9.0, "which in-1 ?")
+    views = views_of(backbone, long_stream(6))
+    together = StreamBatch(backbone, renderer, 2, policy=make_policy(settings))
+    alone = StreamBatch(backbone, renderer, 1, policy=make_policy(settings))
+    for i, view in enumerate(views):
+        pauses = i in (2, 3)
+        together.watch([view, None if pauses else view])
+        if not pauses:
+            alone.watch([view])
+    scores: dict[str, torch.Tensor] = {}
+    for name, batch in (("together", together), ("alone", alone)):
+        batch.ask([query] * batch.size, 1)
+        scores[name] = batch.logits[-1]
+    assert far(scores["together"], scores["alone"]) <= TOLERANCE
+
+
 # --- one policy each ----------------------------------------------------------------------------------------------
 
 
@@ -555,7 +575,9 @@ def test_surprise_drops_what_was_foreseen() -> None:
     keep = policy.keep(held, held, [watched])
     assert keep is not None
     assert keep.tolist() == [[True, True, False, True, False, True]]
-    assert sorted(watched.scores) == [0, 2, 4]
+    left = Tokens({name: value[:, [0, 1, 3, 5]] for name, value in held.values.items()})
+    assert policy.keep(left, left, [watched]) is not None
+    assert sorted(watched.scores) == [0, 2, 4]  # what is known of frames that have left goes as well
 
 
 def test_curvature_routes_frames() -> None:
@@ -626,6 +648,8 @@ def test_carriers_that_are_alike_leave_first() -> None:
     assert keep is not None
     # 0 and 1 are one scene, so 0 leaves; then 1 and 2 are at a right angle, and so are 2 and 3: the nearer pair loses
     assert keep.tolist() == [[False, False, True, True]]
+    left = Tokens({name: value[:, 2:] for name, value in held.values.items()})
+    assert policy.keep(left, left, [watched]) is not None
     assert sorted(watched.carriers) == [2, 3]
 
 

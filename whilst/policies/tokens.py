@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from whilst.policies.windows import VisualWindow
 from whilst.positions import Grid
 from whilst.render import RenderConfig
 from whilst.visibility import Tokens
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,15 @@ class KeyNorm(Policy):
         return kept
 
 
+def still_there(by_frame: dict[int, T], held: Sequence[int]) -> dict[int, T]:
+    """What is known by frame, but for frames that have left: those of the arriving clip are not held yet.
+
+    It goes by what is held, not by what is asked to leave: a stream on which nothing arrives keeps all it has.
+    """
+    newest = max(held, default=-1)
+    return {frame: value for frame, value in by_frame.items() if frame > newest or frame in held}
+
+
 @dataclass(frozen=True)
 class Surprise(Policy):
     """Cambrian-S: at most `budget` visual tokens; the frames that were easiest to foresee leave first, whole, and
@@ -135,7 +147,7 @@ class Surprise(Policy):
                     break
                 over -= size[frame]
                 gone.append(frame)
-            of_stream.scores = {f: s for f, s in of_stream.scores.items() if f not in gone}
+            of_stream.scores = still_there(of_stream.scores, list(size))
             keep[b] = ~torch.isin(held.frame[b], torch.tensor(gone, dtype=held.frame.dtype))
         return with_their_turns(held, keep)
 
@@ -227,8 +239,8 @@ class Carrier(Policy):
             return None
         keep = torch.ones_like(held.valid, dtype=torch.bool)
         for b, of_stream in enumerate(watched):
-            here = sorted(held.frame[b][(held.carrier[b] > 0) & (held.valid[b] > 0)].tolist())
-            gone = []
+            before = sorted(held.frame[b][(held.carrier[b] > 0) & (held.valid[b] > 0)].tolist())
+            here, gone = list(before), []
             while len(here) > self.frames:
                 pairs = list(pairwise(here))
                 like = [
@@ -236,6 +248,6 @@ class Carrier(Policy):
                     for one, next_ in pairs
                 ]
                 gone.append(here.pop(like.index(max(like))))
-            of_stream.carriers = {f: c for f, c in of_stream.carriers.items() if f not in gone}
+            of_stream.carriers = still_there(of_stream.carriers, before)
             keep[b] = ~torch.isin(held.frame[b], torch.tensor(gone, dtype=held.frame.dtype))
         return with_their_turns(held, keep)
