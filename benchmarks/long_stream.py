@@ -25,9 +25,10 @@ import numpy as np
 from benchmarks._measure import last_line, one_thread, table
 from benchmarks._streams import FPS, checkpoint
 from whilst.backbones.base import load
+from whilst.clips import View
 from whilst.policies import make_policy
 from whilst.render import RenderConfig, Renderer
-from whilst.runtime import StreamBatch, View, encode_clips
+from whilst.runtime import StreamBatch, encode_clips
 from whilst.sample import Query, Segment
 from whilst.sampling import forced
 

@@ -21,9 +21,10 @@ from benchmarks._streams import FPS, checkpoint, clips, stream
 from benchmarks.grpo_update import FAMILY, SIZES
 from benchmarks.rollout import let_turns_end
 from whilst.backbones.base import Backbone, load
+from whilst.clips import View
 from whilst.policies import Policy, make_policy
 from whilst.render import RenderConfig, Renderer
-from whilst.runtime import StreamBatch, View, encode_clips
+from whilst.runtime import StreamBatch, encode_clips
 from whilst.sample import Query
 
 TARGET = 3.0

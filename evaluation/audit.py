@@ -30,8 +30,8 @@ import torch
 from evaluation.predict import EvaluationError, predict
 from whilst.backbones.base import Backbone
 from whilst.checkpoint import Checkpoint
-from whilst.clips import SegmentClip
-from whilst.runtime import Generated, StreamBatch, View, encode_clips
+from whilst.clips import SegmentClip, View
+from whilst.runtime import Generated, StreamBatch, encode_clips
 from whilst.sample import Answer, Event, Query, Sample, Segment, Thought, Video
 from whilst.sampling import Sampler, Sampling, greedy
 from whilst.watching import received_ends, watch_samples

@@ -31,9 +31,9 @@ import torch
 
 from evaluation.predict import EvaluationError
 from whilst.checkpoint import Checkpoint
-from whilst.clips import SegmentClip
+from whilst.clips import SegmentClip, View
 from whilst.episode import Poll, polls
-from whilst.runtime import Generated, StreamBatch, View, encode_clips
+from whilst.runtime import Generated, StreamBatch, encode_clips
 from whilst.sample import Sample
 from whilst.sampling import Sampler, forced, greedy
 

@@ -25,8 +25,8 @@ import torch
 
 from evaluation.proactive import Figure, Track
 from whilst.checkpoint import Checkpoint
-from whilst.clips import SegmentClip
-from whilst.runtime import StreamBatch, View, encode_clips
+from whilst.clips import SegmentClip, View
+from whilst.runtime import StreamBatch, encode_clips
 from whilst.sample import Answer, Event, Query, Sample, Segment, Silence, Thought
 from whilst.sampling import forced
 from whilst.watching import received_ends

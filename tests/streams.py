@@ -11,9 +11,10 @@ import torch
 
 from whilst.attention import build_mask
 from whilst.backbones.base import Backbone, ClipShape, Features
+from whilst.clips import View
 from whilst.policies import Policy
 from whilst.render import IGNORE, Renderer, TokenRow
-from whilst.runtime import StreamBatch, View, encode_clips
+from whilst.runtime import StreamBatch, encode_clips
 from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought, Video
 from whilst.visibility import Tokens
 

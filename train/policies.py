@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from whilst.backbones.base import Backbone
-from whilst.clips import SegmentClip
+from whilst.clips import SegmentClip, View
 from whilst.episode import Episode
 from whilst.render import Renderer
-from whilst.runtime import Generated, StreamBatch, View, encode_clips
+from whilst.runtime import Generated, StreamBatch, encode_clips
 from whilst.sample import Sample
 from whilst.sampling import Sampling
 from whilst.watching import received_ends, watch_samples

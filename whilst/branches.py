@@ -25,10 +25,11 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from whilst.backbones.base import Backbone, Features
 from whilst.chunks import Chunk, Role
+from whilst.clips import View
 from whilst.memory import GrowingTensor
 from whilst.positions import GroupDecoupled, Interleaved
 from whilst.render import Renderer
-from whilst.runtime import Generated, RuntimeStateError, View, encode_clips
+from whilst.runtime import Generated, RuntimeStateError, encode_clips
 from whilst.sample import Query, Segment
 from whilst.sampling import greedy
 

@@ -368,7 +368,7 @@ def watch(
         raise typer.BadParameter("--states and --threshold are two ways to decide: give one of them")
     from whilst import watch as stream
     from whilst.checkpoint import load_checkpoint
-    from whilst.live import LiveSettings
+    from whilst.engines import LiveSettings
     from whilst.pace import is_url, open_source
     from whilst.policies import make_policy
     from whilst.proactive import STATES, Proactive

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whilst.backbones.base import ClipShape, VisionSpec
+from whilst.backbones.base import ClipShape, Features, VisionSpec
 from whilst.sample import Sample, Segment
 from whilst.segmenters import clips_of
 from whilst.video import read_frames
@@ -24,6 +24,15 @@ class SegmentClip:
 
     def shape(self, spec: VisionSpec) -> ClipShape:
         return spec.shape(self.times, self.images.shape[1], self.images.shape[2], self.fps)
+
+
+@dataclass(frozen=True)
+class View:
+    """A clip as the session takes it: its span, its shape for the renderer, its features."""
+
+    segment: Segment
+    shape: ClipShape
+    features: Features
 
 
 def segment_clips(sample: Sample, fps: float) -> list[SegmentClip]:

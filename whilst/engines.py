@@ -8,9 +8,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, get_args
 
 from whilst.checkpoint import Checkpoint
 from whilst.events import (
@@ -25,17 +26,16 @@ from whilst.events import (
     StreamEvent,
     ThoughtDone,
 )
-from whilst.mailbox import Asked
+from whilst.mailbox import Asked, Mailbox
+from whilst.pace import Source
 from whilst.parallel import Deadline, ParallelStream
 from whilst.policies import Policy
 from whilst.positions import GroupDecoupled
+from whilst.proactive import GREEDY, Proactive
 from whilst.render import Renderer
 from whilst.runtime import Generated
 from whilst.segmenters import Clip
 from whilst.session import StreamSession
-
-if TYPE_CHECKING:
-    from whilst.live import LiveSettings, LiveStream
 
 BACKLOG = 16  # segments that wait in the parallel engine
 EngineName = Literal["auto", "sequential", "parallel"]
@@ -43,6 +43,50 @@ EngineName = Literal["auto", "sequential", "parallel"]
 
 class LiveError(ValueError):
     """A setting of a live stream that cannot be used; names it and the fix."""
+
+
+@dataclass(frozen=True)
+class LiveSettings:
+    """How a stream is watched.
+
+    segment_seconds: length of a segment. speed: seconds of video a wall second; None: as fast as it can be read, and
+    what a camera needs. drop_late: frames that wait longer (wall s) are dropped and counted; None: none is. thinks:
+    write a thought a segment. standing: queries that are put after every segment, as `proactive` says. deadline: of
+    engine parallel; None: last_finished on the real clock, else wait, which gives the same answers every time.
+    """
+
+    segment_seconds: float = 1.0
+    thought_tokens: int = 64
+    answer_tokens: int = 64
+    thinks: bool = True
+    speed: float | None = None
+    drop_late: float | None = None
+    standing: tuple[str, ...] = ()
+    proactive: Proactive = GREEDY
+    engine: EngineName = "auto"
+    deadline: Deadline | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("segment_seconds", "speed", "drop_late"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise LiveError(f"{name} must be a positive number, not {value}")
+        if self.thought_tokens < 1 or self.answer_tokens < 1:
+            raise LiveError("thought_tokens and answer_tokens must be at least 1")
+        if self.proactive.states is not None and not self.thinks:
+            raise LiveError("states stand where thoughts stand: this checkpoint does not think")
+
+
+class Teller(Protocol):
+    """What an engine needs of its live stream: where frames come from, the clock, and who is told."""
+
+    source: Source
+    mailbox: Mailbox
+
+    def now(self) -> float: ...
+    def backlog(self, time: float) -> int: ...
+    def emit(self, kind: type[StreamEvent], time: float, **fields: Any) -> None: ...
+    def send(self, event: StreamEvent) -> None: ...
 
 
 class Engine(Protocol):
@@ -72,7 +116,7 @@ class Engine(Protocol):
 
 
 def make_engine(
-    name: str, stream: LiveStream, checkpoint: Checkpoint, settings: LiveSettings, policy: Policy | None
+    name: str, stream: Teller, checkpoint: Checkpoint, settings: LiveSettings, policy: Policy | None
 ) -> Engine:
     """The engine of this name. auto: parallel for a stream that keeps the real clock and can have it, else sequential.
 
@@ -113,9 +157,7 @@ class SequentialEngine:
 
     at_once = False
 
-    def __init__(
-        self, stream: LiveStream, checkpoint: Checkpoint, settings: LiveSettings, policy: Policy | None
-    ) -> None:
+    def __init__(self, stream: Teller, checkpoint: Checkpoint, settings: LiveSettings, policy: Policy | None) -> None:
         self.stream, self.settings = stream, settings
         self.session = StreamSession(
             checkpoint.backbone,
@@ -216,7 +258,7 @@ class ParallelEngine:
 
     at_once = True
 
-    def __init__(self, stream: LiveStream, checkpoint: Checkpoint, settings: LiveSettings, deadline: Deadline) -> None:
+    def __init__(self, stream: Teller, checkpoint: Checkpoint, settings: LiveSettings, deadline: Deadline) -> None:
         self.stream = stream
         self.segments = self.thoughts = self.queries = 0
         self._due: dict[float, tuple[float, float, int]] = {}  # end of a segment under way -> start, due, dropped

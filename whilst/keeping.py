@@ -4,26 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
-from whilst.backbones.base import ClipShape
-from whilst.chunks import Role
+from whilst.backbones.base import Backbone, ClipShape
+from whilst.chunks import Numbering, Role
+from whilst.clips import View
+from whilst.memory import TwoStreamCache
 from whilst.policies import Policy, RecentFrames, Selection, Watched, retrieval_of
+from whilst.render import Renderer
 from whilst.retrieval import Recall, Store
 from whilst.sample import Segment
 from whilst.slots import ALL_FIELDS, SlotTable, close_gaps, kept_index, positions_of, tokens_of
 from whilst.visibility import RECEIVED, Tokens
 
-if TYPE_CHECKING:
-    from whilst.runtime import StreamBatch, View
+
+class Streams(Protocol):
+    """What a policy works on: a StreamBatch."""
+
+    backbone: Backbone
+    renderer: Renderer
+    size: int
+    slots: tuple[SlotTable, SlotTable]
+    cache: TwoStreamCache
+    numbering: list[Numbering]
+
+    def held(self) -> Tokens: ...
+    def read(self, views: Sequence[View | None]) -> None: ...
+    def restart(self, b: int) -> None: ...
 
 
 class Keeping:
     """A policy at work on the streams of one batch."""
 
-    def __init__(self, streams: StreamBatch, policy: Policy) -> None:
+    def __init__(self, streams: Streams, policy: Policy) -> None:
         policy.check(streams.renderer.config)
         self.streams, self.policy = streams, policy
         self.watched = [Watched() for _ in range(streams.size)]

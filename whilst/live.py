@@ -15,19 +15,16 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from whilst.checkpoint import Checkpoint
-from whilst.engines import EngineName, LiveError, make_engine
+from whilst.engines import LiveError, LiveSettings, make_engine
 from whilst.events import Ended, Failed, Gap, QueryHeard, Rejected, Stopped, StreamEvent
 from whilst.mailbox import Asked, Cutter, Died, End, FrameRefusedError, Mailbox, Scheduled, What
 from whilst.pace import Clock, Item, Released, Source, WallClock, merged, paced
-from whilst.parallel import Deadline
 from whilst.policies import Policy
-from whilst.proactive import GREEDY, Proactive
 from whilst.render import RenderError
 from whilst.segmenters import Clip
 from whilst.video import EPSILON, VideoError
@@ -36,38 +33,6 @@ CAPACITY = 64  # frames that wait in memory; when they are so many, a file waits
 PATIENCE = 100  # frames rejected in a row after which a source has failed
 
 OnEvent = Callable[[StreamEvent], None]
-
-
-@dataclass(frozen=True)
-class LiveSettings:
-    """How a stream is watched.
-
-    segment_seconds: length of a segment. speed: seconds of video a wall second; None: as fast as it can be read, and
-    what a camera needs. drop_late: frames that wait longer (wall s) are dropped and counted; None: none is. thinks:
-    write a thought a segment. standing: queries that are put after every segment, as `proactive` says. deadline: of
-    engine parallel; None: last_finished on the real clock, else wait, which gives the same answers every time.
-    """
-
-    segment_seconds: float = 1.0
-    thought_tokens: int = 64
-    answer_tokens: int = 64
-    thinks: bool = True
-    speed: float | None = None
-    drop_late: float | None = None
-    standing: tuple[str, ...] = ()
-    proactive: Proactive = GREEDY
-    engine: EngineName = "auto"
-    deadline: Deadline | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("segment_seconds", "speed", "drop_late"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise LiveError(f"{name} must be a positive number, not {value}")
-        if self.thought_tokens < 1 or self.answer_tokens < 1:
-            raise LiveError("thought_tokens and answer_tokens must be at least 1")
-        if self.proactive.states is not None and not self.thinks:
-            raise LiveError("states stand where thoughts stand: this checkpoint does not think")
 
 
 class LiveStream:

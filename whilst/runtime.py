@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from whilst.backbones.base import Backbone, ClipShape, Features
+from whilst.backbones.base import Backbone, Features
 from whilst.chunks import Chunk, Numbering, Role
+from whilst.clips import View
 from whilst.keeping import Keeping
 from whilst.memory import TextMemory, TwoStreamCache
 from whilst.policies import Policy, PolicyError, RecentFrames
@@ -34,15 +35,6 @@ from whilst.written import Written
 
 class RuntimeStateError(RuntimeError):
     """A call that the state of the session does not allow, e.g. thinking before anything was watched."""
-
-
-@dataclass(frozen=True)
-class View:
-    """A clip as the session takes it: its span, its shape for the renderer, its features."""
-
-    segment: Segment
-    shape: ClipShape
-    features: Features
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from whilst.checkpoint import Checkpoint
 from whilst.decode import VideoError
-from whilst.engines import LiveError
-from whilst.live import LiveSettings
+from whilst.engines import LiveError, LiveSettings
 from whilst.pace import Clock, WallClock, open_source
 from whilst.proactive import Proactive, ProactiveError
 from whilst.render import RenderError

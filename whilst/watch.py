@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from whilst.checkpoint import Checkpoint
+from whilst.engines import LiveSettings
 from whilst.events import (
     Ended,
     Failed,
@@ -22,7 +23,7 @@ from whilst.events import (
     StreamEvent,
     ThoughtDone,
 )
-from whilst.live import LiveSettings, LiveStream
+from whilst.live import LiveStream
 from whilst.pace import Clock, Source
 from whilst.policies import Policy
 

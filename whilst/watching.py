@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from whilst.clips import View
 from whilst.episode import Poll, Turn, polls
 from whilst.render import Renderer
-from whilst.runtime import Generated, StreamBatch, View
+from whilst.runtime import Generated, StreamBatch
 from whilst.sample import Query, Sample
 
 # (the batch, ordinal of the segment that has arrived, which streams saw one) -> the thoughts

@@ -25,9 +25,9 @@ from evaluation.audit import (
 from evaluation.predict import predict
 from whilst.backbones.base import Backbone, Features
 from whilst.checkpoint import Checkpoint
-from whilst.clips import SegmentClip
+from whilst.clips import SegmentClip, View
 from whilst.episode import polls
-from whilst.runtime import StreamBatch, View, encode_clips
+from whilst.runtime import StreamBatch, encode_clips
 from whilst.sample import Query, Sample, Segment
 
 LIMITS: dict[str, Any] = {"thought_tokens": 3, "answer_tokens": 3}

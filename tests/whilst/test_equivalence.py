@@ -15,9 +15,8 @@ import torch
 from tests.streams import clips_of, forced, one_pass, rows_of, said, stream, timeline, trained, views_of
 from train.rows import Collator, Item
 from whilst.backbones.base import Backbone
-from whilst.clips import SegmentClip
+from whilst.clips import SegmentClip, View
 from whilst.render import IGNORE, RenderConfig, Renderer, TokenRow
-from whilst.runtime import View
 from whilst.sample import Answer, Query, Sample, Segment, Thought
 from whilst.visibility import GENERATED, RECEIVED
 

@@ -16,6 +16,7 @@ from tests.streams import FPS
 from tests.streams import frames as random_frames
 from whilst.backbones.base import Backbone
 from whilst.checkpoint import Checkpoint, Contract
+from whilst.engines import LiveSettings
 from whilst.events import (
     Ended,
     Failed,
@@ -29,7 +30,7 @@ from whilst.events import (
     StreamEvent,
     ThoughtDone,
 )
-from whilst.live import CAPACITY, PATIENCE, LiveError, LiveSettings, LiveStream
+from whilst.live import CAPACITY, PATIENCE, LiveError, LiveStream
 from whilst.mailbox import FAR, Cutter, FrameRefusedError
 from whilst.pace import HOLD, Frame, Item, Source, camera_frames, merged, open_source, paced, shown
 from whilst.policies import make_policy

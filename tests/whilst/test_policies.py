@@ -23,6 +23,7 @@ from whilst import retrieval
 from whilst.attention import build_mask
 from whilst.backbones.base import Backbone, Features
 from whilst.chunks import Role, TurnFormat
+from whilst.clips import View
 from whilst.keeping import Keeping
 from whilst.memory import rotate
 from whilst.policies import POLICIES, PolicyError, Watched, make_policy
@@ -30,7 +31,7 @@ from whilst.policies.base import ranks
 from whilst.positions import Grid, place
 from whilst.render import RenderConfig, Renderer
 from whilst.retrieval import OffloadError, Store
-from whilst.runtime import RuntimeStateError, StreamBatch, View, encode_clips
+from whilst.runtime import RuntimeStateError, StreamBatch, encode_clips
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video
 from whilst.slots import positions_of
 from whilst.visibility import GENERATED, RECEIVED, Tokens

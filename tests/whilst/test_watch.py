@@ -11,6 +11,7 @@ import pytest
 from tests.streams import FPS, frames
 from whilst.backbones.base import Backbone
 from whilst.checkpoint import Checkpoint, Contract
+from whilst.engines import LiveSettings
 from whilst.events import (
     Ended,
     Failed,
@@ -24,7 +25,6 @@ from whilst.events import (
     StreamEvent,
     ThoughtDone,
 )
-from whilst.live import LiveSettings
 from whilst.pace import Frame, Source
 from whilst.render import RenderConfig, Renderer
 from whilst.watch import Lines, lines_of, watch

@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from whilst.checkpoint import Checkpoint
+from whilst.engines import LiveSettings
 from whilst.events import Failed, Rejected, StreamEvent
-from whilst.live import LiveSettings, LiveStream
+from whilst.live import LiveStream
 from whilst.pace import Clock, Source
 from whilst.segmenters import Clip
 
