@@ -126,7 +126,7 @@ def test_a_second_run_reads_and_does_not_watch(asked: EvalRecipe, monkeypatch: p
     first = predict(asked)["one"]
     assert (first.made, first.reused, first.notes) == (3, 0, ())
     before = files(asked.output)
-    monkeypatch.setattr(predictions, "load_checkpoint", lambda *_, **__: pytest.fail("no model is needed"))
+    monkeypatch.setattr(predictions, "checkpoint_of", lambda *_, **__: pytest.fail("no model is needed"))
     again = predict(asked)["one"]
     assert (again.made, again.reused, again.notes) == (0, 3, ()) and files(asked.output) == before
 
