@@ -1,6 +1,7 @@
-"""Run every benchmark, each in a process of its own, and write docs/BENCHMARKS.md.
+"""Run benchmarks, each in a process of its own, and write docs/BENCHMARKS.md.
 
-    python -m benchmarks                # exit code 1 if one of them fails or ends without its JSON line
+    python -m benchmarks                # all; exit code 1 if one of them fails or ends without its JSON line
+    python -m benchmarks masks rollout  # these alone; the page keeps what it says of the others, and when that was
 
 A claim that does not hold is written down like any other: the page says what was measured.
 """
@@ -77,18 +78,30 @@ def read_figures(line: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and set(KEYS) <= found.keys() else None
 
 
-def page(results: Sequence[Result], machine: str) -> str:
-    """The results as Markdown: a table of the claims, then what each benchmark printed."""
-    rows = [
-        f"| {r.figures['name']} | {_number(r.figures['ratio'])} | {_number(r.figures['target'])} |"
-        f" {'yes' if r.figures['holds'] else 'NO'} | {r.seconds:.0f} |"
-        if not r.fault
-        else f"| {r.file} | - | - | failed: {r.fault} | {r.seconds:.0f} |"
-        for r in results
-    ]
-    table = "\n".join(["| claim | ratio | target | holds | seconds |", "|---|---|---|---|---|", *rows])
-    parts = [f"## {r.file}\n\n```\n{r.printed.strip()}\n```\n" for r in results]
-    return f"# Benchmarks\n\nWritten by `make bench`. {machine}\n\n{table}\n\n" + "\n".join(parts)
+def page(results: Sequence[Result], machine: str, when: str, before: str = "") -> str:
+    """The results as Markdown: a table of the claims, then what each benchmark printed. when: date and commit of these;
+    before: the page as it was, whose other benchmarks stay."""
+    rows, parts = _told(before)
+    for r in results:
+        claim = (
+            f"{r.figures['name']} | {_number(r.figures['ratio'])} | {_number(r.figures['target'])} |"
+            f" {'yes' if r.figures['holds'] else 'NO'}"
+            if not r.fault
+            else f"- | - | - | failed: {r.fault}"
+        )
+        rows[r.file] = f"| {r.file} | {claim} | {r.seconds:.0f} | {when} |"
+        parts[r.file] = f"## {r.file}\n\n```\n{r.printed.strip()}\n```\n"
+    head = ["| file | claim | ratio | target | holds | seconds | measured |", "|---|---|---|---|---|---|---|"]
+    table = "\n".join([*head, *(rows[file] for file in sorted(rows))])
+    text = "\n".join(parts[file] for file in sorted(parts))
+    return f"# Benchmarks\n\nWritten by `make bench`. {machine}\n\n{table}\n\n{text}"
+
+
+def _told(text: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Row and section of each benchmark that a page has."""
+    head, *sections = text.split("\n## ")
+    rows = {line.split("|")[1].strip(): line for line in head.splitlines() if line.count("|") == 8 and ".py |" in line}
+    return rows, {section.partition("\n")[0]: f"## {section.rstrip()}\n" for section in sections}
 
 
 def _number(value: object) -> str:
@@ -120,9 +133,13 @@ def _commit() -> str:
     return git("rev-parse", "HEAD") + (" with uncommitted changes" if git("status", "--porcelain") else "")
 
 
-def main(folder: Path = HERE, out: Path = PAGE) -> int:
-    """Run the benchmarks of `folder`, write `out`, and return the exit code."""
+def main(folder: Path = HERE, out: Path = PAGE, names: Sequence[str] = ()) -> int:
+    """Run the benchmarks of `folder`, or those that are named, write `out`, and return the exit code."""
     paths = sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
+    if unknown := set(names) - {path.stem for path in paths}:
+        print(f"{folder}: no benchmark {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 1
+    paths = [path for path in paths if not names or path.stem in names]
     if not paths:
         print(f"{folder}: no benchmarks", file=sys.stderr)
         return 1
@@ -131,7 +148,9 @@ def main(folder: Path = HERE, out: Path = PAGE) -> int:
         print(f"\n== {path.name}", flush=True)
         results.append(run(path))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(results, describe_machine()), encoding="utf-8")
+    before = out.read_text(encoding="utf-8") if names and out.exists() else ""
+    when = f"{datetime.now(UTC):%Y-%m-%d}, {_commit()[:7]}"
+    out.write_text(page(results, describe_machine(), when, before), encoding="utf-8")
     print(f"\nwritten: {out}")
     for result in results:
         if result.fault:
@@ -140,4 +159,4 @@ def main(folder: Path = HERE, out: Path = PAGE) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(names=sys.argv[1:]))

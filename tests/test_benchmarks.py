@@ -30,6 +30,19 @@ def test_the_page_has_figures_and_tables(tmp_path: Path, capfd: pytest.CaptureFi
     assert "| a | b |" in capfd.readouterr().out
 
 
+def test_some_are_measured_again_and_the_rest_stays(tmp_path: Path) -> None:
+    folder = write(tmp_path / "benchmarks", good=GOOD, other=GOOD.replace("cuts twice", "cuts thrice"))
+    out = tmp_path / "B.md"
+    assert main(folder, out) == 0
+    (folder / "good.py").write_text(GOOD.replace("2.5", "4.5"))
+    (folder / "other.py").write_text("raise SystemExit(3)")  # it is not run
+    assert main(folder, out, ["good"]) == 0
+    text = out.read_text()
+    assert "| cuts twice | 4.50 |" in text and "| cuts thrice | 2.50 |" in text
+    assert text.count("| a | b |") == 2 and text.count("## good.py") == text.count("## other.py") == 1
+    assert main(folder, out, ["fast"]) == 1 and out.read_text() == text
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
