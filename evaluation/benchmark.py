@@ -24,12 +24,12 @@ from evaluation.benchmarks.base import (
     Benchmark,
     BenchmarkError,
     Given,
-    Judge,
     Rejected,
     Verdict,
     balanced,
     by_task,
     mean,
+    verdicts_of,
 )
 from evaluation.benchmarks.reading import load_lines
 from whilst.sample import Sample, read_samples, replacing, write_jsonl
@@ -151,8 +151,8 @@ def judge(
     for sample in samples:
         if reason := (failures or {}).get(sample.id):
             given |= {(sample.id, query.id): [Given(query.time, "", False, reason)] for query in sample.queries()}
-    official = None if benchmark.official is None else _verdicts(benchmark.official, samples, given)
-    return {"strict": _verdicts(benchmark.strict, samples, given), "official": official}
+    official = None if benchmark.official is None else verdicts_of(benchmark.official, samples, given)
+    return {"strict": verdicts_of(benchmark.strict, samples, given), "official": official}
 
 
 def _by_query(replies: Iterable[Reply]) -> dict[str, list[Reply]]:
@@ -160,17 +160,6 @@ def _by_query(replies: Iterable[Reply]) -> dict[str, list[Reply]]:
     for reply in sorted(replies, key=lambda reply: reply.time):
         found.setdefault(reply.query, []).append(reply)
     return found
-
-
-def _verdicts(
-    rule: Judge, samples: Sequence[Sample], given: Mapping[tuple[str, str], Sequence[Given]]
-) -> list[Verdict]:
-    return [
-        verdict
-        for sample in samples
-        for query in sample.queries()
-        for verdict in rule(sample, query, given.get((sample.id, query.id), ()))
-    ]
 
 
 def score_results(
@@ -193,8 +182,8 @@ def score_results(
     if _is_replies(results):
         samples = _samples(benchmark, annotations, options or {})
         given = _replies(results, samples)
-        strict = _verdicts(benchmark.strict, samples, given)
-        official = None if benchmark.official is None else _verdicts(benchmark.official, samples, given)
+        strict = verdicts_of(benchmark.strict, samples, given)
+        official = None if benchmark.official is None else verdicts_of(benchmark.official, samples, given)
     elif benchmark.results is None:
         raise BenchmarkError(
             f'{results}: {name} has no published result files; give a .jsonl file of {{"query", "text"}}'

@@ -7,12 +7,12 @@ reason is listed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evaluation import statistics
-from evaluation.benchmarks.base import Benchmark, Given, Judge, Total, Verdict, by_task, mean
+from evaluation.benchmarks.base import Benchmark, Given, Total, Verdict, by_task, mean, verdicts_of
 from evaluation.cache import Predicted
 from evaluation.predict import EvaluationError
 from evaluation.scores import Scored, score
@@ -49,8 +49,8 @@ def judge(benchmark: Benchmark | None, samples: Sequence[Sample], predicted: Seq
         episodes = [episode for one in predicted for episode in one.episodes]
         return Judged(score(samples, episodes, failures), [], None)
     given = given_of(samples, predicted)
-    strict = _verdicts(benchmark.strict, samples, given)
-    official = None if benchmark.official is None else _verdicts(benchmark.official, samples, given)
+    strict = verdicts_of(benchmark.strict, samples, given)
+    official = None if benchmark.official is None else verdicts_of(benchmark.official, samples, given)
     return Judged(scored_of(strict, samples), strict, official)
 
 
@@ -68,17 +68,6 @@ def given_of(samples: Sequence[Sample], predicted: Sequence[Predicted]) -> dict[
                 said = [Given(r.time, r.text, r.finished) for r in sorted(replies, key=lambda reply: reply.time)]
             given[sample.id, query.id] = said
     return given
-
-
-def _verdicts(
-    rule: Judge, samples: Sequence[Sample], given: Mapping[tuple[str, str], Sequence[Given]]
-) -> list[Verdict]:
-    return [
-        verdict
-        for sample in samples
-        for query in sample.queries()
-        for verdict in rule(sample, query, given[sample.id, query.id])
-    ]
 
 
 def scored_of(verdicts: Sequence[Verdict], samples: Sequence[Sample]) -> list[Scored]:

@@ -30,7 +30,8 @@ class Block:
     """A segment that was offloaded: n entries in each of the layers.
 
     offsets: positions (3, n) from the block's first one; extent: positions that it takes; means: (layers, H * D), the
-    mean key of its visual tokens; kept: keys and values (layers, 2, H, n, D), or the file that holds them.
+    mean key of its visual tokens (of all its tokens where a policy let none of them in); kept: keys and values
+    (layers, 2, H, n, D), or the file that holds them.
     """
 
     segment: int
@@ -78,7 +79,8 @@ class Store:
             OffloadError: the folder cannot be written to, for instance because the disk is full.
         """
         kept = torch.stack([of_layer.cpu() for of_layer in layers])
-        means = kept[:, 0][:, :, visual].mean(2).flatten(1)
+        found = visual if bool(visual.any()) else torch.ones_like(visual)  # all of its tokens were alike and not read
+        means = kept[:, 0][:, :, found].mean(2).flatten(1)
         where: torch.Tensor | Path = kept
         if self.folder is not None:
             where = self._write(b, segment, kept)

@@ -101,6 +101,18 @@ class Benchmark:
     contains: Sequence[str] = ()  # datasets its videos are taken from: keep them out of what a checkpoint is trained on
 
 
+def verdicts_of(
+    rule: Judge, samples: Sequence[Sample], given: Mapping[tuple[str, str], Sequence[Given]]
+) -> list[Verdict]:
+    """Verdicts of every query of every sample; `given` by (sample id, query id), and nothing there is no reply."""
+    return [
+        verdict
+        for sample in samples
+        for query in sample.queries()
+        for verdict in rule(sample, query, given.get((sample.id, query.id), ()))
+    ]
+
+
 def mean(verdicts: Sequence[Verdict]) -> float:
     """Mean credit of what counts; 0 where nothing does."""
     credits = [verdict.credit for verdict in verdicts if verdict.counted]

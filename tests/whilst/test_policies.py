@@ -533,6 +533,25 @@ def test_a_full_disk_ends_this_stream_and_no_other(
         batch.close()
 
 
+def test_a_segment_of_which_nothing_was_new_can_be_brought_back(backbone: Backbone) -> None:
+    """A still picture: every clip but the first loses all of its visual tokens; its marks can be found all the same."""
+    images = frames(np.random.default_rng(1), 2)
+    clips = [(Segment(float(k), k + 1.0), images, (float(k), k + 0.5)) for k in range(5)]
+    size = views_of(backbone, long_stream(1))[0].features.tokens.shape[0]
+    settings = [{"name": "retrieval", "window": 1}, {"name": "drop_similar", "threshold": 0.99}]
+    renderer = renderer_of(backbone, replace(INTERLEAVED, format=BARE))
+    batch = StreamBatch(
+        backbone, renderer, 1, policy=make_policy([*settings, {"name": "sink_window", "vision_seconds": 1.0}])
+    )
+    for clip in clips:
+        batch.watch([encode_clips(backbone, [clip], 2.0)[0]])
+    assert keeping(batch).watched[0].kept == size
+    assert [block.segment for block in stored(batch).blocks[0]] == [0, 1, 2, 3]
+    assert all(bool(block.means.isfinite().all()) for block in stored(batch).blocks[0])
+    batch.ask([Query("q", 5.0, "which in-1 ?")], 2)
+    assert bool(batch.logits.isfinite().all())
+
+
 def test_a_segment_that_cannot_be_read_back_is_an_error(backbone: Backbone, tmp_path: Path) -> None:
     size = views_of(backbone, long_stream(1))[0].features.tokens.shape[0]
     _, batch, _ = asked(backbone, make_policy({"name": "retrieval", "window": size, "store": str(tmp_path)}))
@@ -699,6 +718,9 @@ def test_what_a_policy_cannot_serve(backbone: Backbone) -> None:
             replace(INTERLEAVED, rule="visual_window", rule_params={"budget": 9}),
             "layers would hold other metadata",
         ),
+        ([{"name": "key_norm"}, {"name": "carrier"}], INTERLEAVED, "key_norm and carrier both prune a clip"),
+        ([{"name": "retrieval"}, {"name": "retrieval"}], INTERLEAVED, "both bring segments back"),
+        ([{"name": "retrieval"}, {"name": "surprise"}], INTERLEAVED, "but surprise takes parts of them"),
         ([{"name": "recent_frames"}, {"name": "drop_similar"}], INTERLEAVED, "it cannot be joined with another"),
         ([{"name": "key_norm"}, {"name": "sink_window", "window": 9}], INTERLEAVED, "policies that do not re-index"),
     ]

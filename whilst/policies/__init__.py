@@ -68,6 +68,15 @@ class Chain(Policy):
             raise PolicyError(
                 "policy key_norm keeps other tokens in every layer: join it with policies that do not re-index"
             )
+        for what, kinds in (("prune a clip", (KeyNorm, Carrier)), ("bring segments back", (Retrieval,))):
+            if len(named := [policy.name for policy in self.policies if isinstance(policy, kinds)]) > 1:
+                raise PolicyError(f"policies {' and '.join(named)} both {what}; give one of them")
+        whole = (Retrieval, SinkWindow, DropSimilar)
+        parts = [
+            policy.name for policy in self.policies if not isinstance(policy, whole) and type(policy) is not Policy
+        ]
+        if retrieval_of(self) is not None and parts:
+            raise PolicyError(f"policy retrieval offloads whole segments, but {parts[0]} takes parts of them: give one")
         for policy in self.policies:
             policy.check(config)
 
