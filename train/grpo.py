@@ -26,7 +26,7 @@ from train.episodes import (
     Weighing,
     blank_row,
 )
-from train.grpo_recipe import GRPOError, GRPORecipe, check, most_tokens, render_config
+from train.grpo_recipe import GRPOError, GRPORecipe, at_ranks, check, contract_of, most_tokens, render_config
 from train.grpo_trainer import EpisodeGRPOTrainer
 from train.policies import Policy, StreamPolicy, ViewStore
 from train.pool import ClipStore, SamplePool
@@ -37,12 +37,12 @@ from train.stage import (
     last_checkpoint,
     prepare_model,
     prepare_wandb,
+    ranks,
     save_final,
 )
 from train.vllm_policy import check_installed, check_servable
 from train.vllm_weights import connect
 from whilst.backbones.base import Features, ban_vision_tokens
-from whilst.checkpoint import read_contract
 from whilst.clips import SegmentClip
 from whilst.recipe import save_resolved
 from whilst.render import Renderer
@@ -75,7 +75,7 @@ def leave_out_easy_and_hard(trainer: EpisodeGRPOTrainer, policy: Policy) -> None
 def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
     """Everything a run needs, ready for .train()."""
     set_seed(recipe.seed)
-    contract = read_contract(recipe.model.path)
+    contract = contract_of(recipe)
     render = render_config(contract, recipe.context)
     check(recipe, contract, render)
     if recipe.policy == "vllm":
@@ -90,6 +90,7 @@ def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
     if recipe.policy == "vllm":
         check_servable(renderer)
     samples = read_samples(recipe.data.train)[: recipe.data.limit]
+    recipe = at_ranks(recipe, ranks(), len(samples))
     views = ViewStore(backbone)
     policy = StreamPolicy(backbone, renderer, thinks=contract.thinks, batch=recipe.rollout.batch, store=views)
     store = ClipStore(contract.fps, recipe.rollout.keep_megabytes)
@@ -141,7 +142,7 @@ def run(recipe: GRPORecipe) -> Path:
     trainer = build_trainer(recipe)
     checkpoint = last_checkpoint(recipe.output)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    contract = read_contract(recipe.model.path)
+    contract = contract_of(recipe)
     save_final(trainer, recipe, replace(contract, base=recipe.model.path, render=trainer.renderer.config))
     trainer.accelerator.end_training()
     return Path(recipe.output)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from trl import GRPOConfig
@@ -21,7 +23,7 @@ from train.stage import (
     optimiser_arguments,
 )
 from train.vllm_policy import VLLMSettings
-from whilst.checkpoint import Contract
+from whilst.checkpoint import CONTRACT, Contract, read_contract
 from whilst.episode import polls
 from whilst.render import RenderConfig
 from whilst.sample import Sample
@@ -86,17 +88,47 @@ Context = Literal["recurrent", "recurrent_packed", "in_context"]
 
 @dataclass(frozen=True)
 class GRPORecipe(TrainRecipe):
-    """One GRPO stage. context: how turns become rows; None takes the checkpoint's own layout. log_episodes: full
-    episodes that each logged step writes to tables."""
+    """One GRPO stage. context: how turns become rows; None takes the checkpoint's own layout. contract: what a
+    checkpoint that has no streaming.yaml is to be read as (its base is model.path); one that has its own keeps it.
+    log_episodes: full episodes that each logged step writes to tables."""
 
     data: EpisodeData = field(kw_only=True)
     rollout: RolloutSettings = field(kw_only=True)
     rewards: tuple[RewardTerm, ...] = field(kw_only=True)
     loss: LossSettings = field(kw_only=True, default=LossSettings())
     context: Context | None = field(kw_only=True, default=None)
+    contract: Contract | None = field(kw_only=True, default=None)
     policy: Literal["transformers", "vllm"] = field(kw_only=True, default="transformers")
     vllm: VLLMSettings = field(kw_only=True, default_factory=VLLMSettings)
     log_episodes: int = field(kw_only=True, default=8)
+
+
+def contract_of(recipe: GRPORecipe) -> Contract:
+    """The streaming contract of the checkpoint that training starts from."""
+    if recipe.contract is None:
+        return read_contract(recipe.model.path)
+    if Path(recipe.model.path, CONTRACT).exists():
+        raise GRPOError(
+            f"contract: {recipe.model.path} has a {CONTRACT} of its own, which training must keep to; leave it out"
+        )
+    settings = recipe.model
+    return replace(
+        recipe.contract,
+        base=settings.path,
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+    )
+
+
+def at_ranks(recipe: GRPORecipe, ranks: int, samples: int) -> GRPORecipe:
+    """The recipe with groups and steps in numbers: an epoch is `samples` over the groups of a generation."""
+    rollout = recipe.rollout.at(ranks)
+    optim = recipe.optim
+    if optim.steps is None:
+        assert rollout.groups is not None and optim.epochs is not None
+        generations = max(1, math.ceil(optim.epochs * samples / (rollout.groups * ranks)))
+        optim = replace(optim, steps=generations * recipe.loss.updates * recipe.loss.iterations, epochs=None)
+    return replace(recipe, rollout=rollout, optim=optim.at(ranks))
 
 
 def render_config(contract: Contract, context: Context | None) -> RenderConfig:
@@ -147,6 +179,8 @@ def most_tokens(samples: Sequence[Sample], rollout: RolloutSettings, thinks: boo
 
 def check(recipe: GRPORecipe, contract: Contract, render: RenderConfig) -> None:
     """GRPOError where settings contradict each other."""
+    if recipe.optim.global_batch is not None:
+        raise GRPOError("optim.global_batch: an update's size is rollout.global_groups * rollouts / loss.updates")
     if recipe.optim.batch_size != 1:
         raise GRPOError(
             "optim.batch_size: episodes are cut into optim.accumulation micro-batches an update; leave it out"

@@ -38,7 +38,8 @@ from whilst.sample import Sample, json_lines
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """How episodes are made. A generation is `groups` samples on each rank, `rollouts` episodes of each (G).
+    """How episodes are made. A generation is `groups` samples on each rank, or `global_groups` on all of them together,
+    and `rollouts` episodes of each (G).
 
     thought_tokens, answer_tokens: most tokens of a turn, boundary token included. batch: streams in step.
     drop_equal: leave groups without spread out of the loss; resample_rounds: how often they are replaced.
@@ -46,8 +47,9 @@ class RolloutSettings:
     control: permute_advantages deals a group's advantages out at random: nothing can then be learned from the scores.
     """
 
-    groups: int
     rollouts: int
+    groups: int | None = None
+    global_groups: int | None = None
     thought_tokens: int = 64
     answer_tokens: int = 64
     temperature: float = 1.0
@@ -59,7 +61,11 @@ class RolloutSettings:
     control: str = "none"
 
     def __post_init__(self) -> None:
-        for name in ("groups", "rollouts", "thought_tokens", "answer_tokens", "batch", "reward_threads"):
+        if (self.groups is None) == (self.global_groups is None):
+            raise ValueError("rollout: give groups (a rank) or global_groups (all ranks), one of them")
+        if not (self.groups or self.global_groups):
+            raise ValueError("rollout: a generation needs at least one group")
+        for name in ("rollouts", "thought_tokens", "answer_tokens", "batch", "reward_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"rollout.{name} must be at least 1, not {getattr(self, name)}")
         if self.rollouts < 2:
@@ -70,6 +76,16 @@ class RolloutSettings:
             )
         if self.control not in ("none", "permute_advantages"):
             raise ValueError(f"rollout.control {self.control!r}: choose none or permute_advantages")
+
+    def at(self, ranks: int) -> RolloutSettings:
+        """The same with the groups of one of `ranks`. DataError where global_groups cannot be dealt out evenly."""
+        if self.global_groups is None:
+            return self
+        if self.global_groups % ranks:
+            raise DataError(
+                f"rollout.global_groups {self.global_groups} is no multiple of {ranks} ranks; change either"
+            )
+        return replace(self, groups=self.global_groups // ranks, global_groups=None)
 
 
 @dataclass
@@ -114,6 +130,7 @@ class Rollouts:
         """The `number`-th generation of a rank."""
         made = Generation()
         wanted = self.settings.groups
+        assert wanted is not None, "a rank's share by now: RolloutSettings.at"
         self.policy.sync()
         picks = self.pool.groups(number, rank, ranks, wanted)
         for round in range(self.settings.resample_rounds + 1):

@@ -10,16 +10,17 @@ StreamSession must know: layout, rule, scheme, turns), and trainer_state.json wi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from train.losses import SFTLoss
 from train.rows import Collator, DataError, Item, Rejected, Thoughts, load_items, pack
 from train.stage import (
     Resumable,
@@ -29,6 +30,7 @@ from train.stage import (
     optimiser_arguments,
     prepare_model,
     prepare_wandb,
+    ranks,
     save_final,
 )
 from whilst.checkpoint import Contract
@@ -37,18 +39,41 @@ from whilst.render import IGNORE, RenderConfig, Renderer
 
 
 @dataclass(frozen=True)
-class DataSettings:
-    """Samples, as `whilst.sample.read_samples` takes them. thoughts: drop them for arms that do not think, or put
-    silence in their place. max_rejected: how many samples may be left out. The loss on `validation` is logged before
-    the first step and after the last."""
+class DropSimilar:
+    """TimeChat-Online's DTD (2504.17343, 3.2): of a frame, the visual tokens that equal those of the frame before at the
+    same place are left out of the row; the rest keep their positions. by feature: those whose cosine is above
+    `threshold`; by pixel: those whose mean absolute difference is below it. ratio: the share that goes instead, the most
+    alike first. probability: how often a sample is thinned at all."""
 
-    train: str
+    by: Literal["feature", "pixel"] = "feature"
+    threshold: float | None = None
+    ratio: float | None = None
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        if (self.threshold is None) == (self.ratio is None):
+            raise ValueError("drop_similar: give threshold or ratio, one of them")
+        if self.ratio is not None and not 0.0 <= self.ratio < 1.0:
+            raise ValueError(f"drop_similar.ratio is a share from 0 to 1, not {self.ratio}")
+        if not 0.0 <= self.probability <= 1.0:
+            raise ValueError(f"drop_similar.probability must lie from 0 to 1, not {self.probability}")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Samples, as `whilst.sample.read_samples` takes them; several files or folders are read one after the other, and one
+    that is named twice counts twice. thoughts: drop them for arms that do not think, or put silence in their place.
+    max_rejected: how many samples may be left out. The loss on `validation` is logged before the first step and after
+    the last."""
+
+    train: str | tuple[str, ...]
     validation: str | None = None
     fps: float = 2.0
     thoughts: Thoughts = "keep"
     limit: int | None = None
     pack_tokens: int | None = None
     max_rejected: int = 0
+    drop_similar: DropSimilar | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +82,7 @@ class SFTRecipe(TrainRecipe):
 
     data: DataSettings = field(kw_only=True)
     render: RenderConfig = field(kw_only=True, default=RenderConfig())
+    loss: SFTLoss = field(kw_only=True, default=SFTLoss())
 
 
 class StreamingSFTTrainer(SFTTrainer):
@@ -137,9 +163,15 @@ def training_arguments(recipe: SFTRecipe) -> SFTConfig:
     )
 
 
-def prepare_data(data: DataSettings, path: str, renderer: Renderer) -> tuple[list[list[Item]], list[Rejected]]:
+def prepare_data(
+    data: DataSettings, path: str | Sequence[str], renderer: Renderer
+) -> tuple[list[list[Item]], list[Rejected]]:
     """Packs of items of the samples at `path`, and what was rejected. Too many rejections are an error."""
-    items, rejected = load_items(path, renderer, data.fps, thoughts=data.thoughts, limit=data.limit)
+    items: list[Item] = []
+    rejected: list[Rejected] = []
+    for one in (path,) if isinstance(path, str) else path:
+        more, left_out = load_items(one, renderer, data.fps, thoughts=data.thoughts, limit=data.limit)
+        items, rejected = items + more, rejected + left_out
     if len(rejected) > data.max_rejected:
         listed = "\n  ".join(f"{r.sample}: {r.reason}" for r in rejected[:5])
         raise DataError(
@@ -163,6 +195,7 @@ def build_trainer(recipe: SFTRecipe) -> StreamingSFTTrainer:
     packs, rejected = prepare_data(recipe.data, recipe.data.train, renderer)
     (out / "rejected.jsonl").write_text("".join(json.dumps(asdict(r)) + "\n" for r in rejected))
     collator = Collator(backbone.spec, renderer.rule, recipe.model.attention, backbone.tokenizer.pad_token_id)
+    recipe = replace(recipe, optim=recipe.optim.at(ranks(), len(packs)))
     trainer = StreamingSFTTrainer(
         model=backbone.model,
         args=training_arguments(recipe),

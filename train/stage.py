@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,15 @@ from whilst.checkpoint import CONTRACT, Contract
 from whilst.recipe import Recipe, save_resolved
 
 
+class StageError(ValueError):
+    """A training that cannot start as its recipe says; names the key and the fix."""
+
+
+def ranks() -> int:
+    """How many processes train together, as torchrun and accelerate say it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @dataclass(frozen=True)
 class LoraSettings:
     """LoRA on the language model; merged or adapter checkpoints are PEFT's."""
@@ -27,6 +37,7 @@ class LoraSettings:
     alpha: int = 32
     dropout: float = 0.0
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    full: tuple[str, ...] = ()  # modules trained whole beside the adapters: merger, lm_head
 
 
 @dataclass(frozen=True)
@@ -44,18 +55,67 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """AdamW. batch_size is a device's; the global batch is batch_size * accumulation * ranks."""
+    """AdamW for `steps` updates, or as many as make `epochs`. batch_size is a device's; the global batch is batch_size *
+    accumulation * ranks, and where `global_batch` is given, accumulation follows from it. The learning rate rises over
+    warmup_steps, or over warmup_ratio of all. deepspeed: zero2, zero2_offload, zero3, zero3_offload, or a file."""
 
-    steps: int
+    steps: int | None = None
+    epochs: float | None = None
     batch_size: int = 1
     accumulation: int = 1
+    global_batch: int | None = None
     learning_rate: float = 1e-5
     weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
     warmup_steps: int = 0
+    warmup_ratio: float = 0.0
     schedule: Literal["constant", "linear", "cosine", "decay_second_half"] = "cosine"
     max_grad_norm: float = 1.0
     gradient_checkpointing: bool = False
     deepspeed: str | None = None
+    fsdp2: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("optim: give steps or epochs, one of them")
+        if self.global_batch is not None and self.accumulation != 1:
+            raise ValueError("optim: accumulation follows from global_batch; give one of them")
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError("optim: give warmup_steps or warmup_ratio, one of them")
+        if not 0.0 <= self.warmup_ratio < 1.0:
+            raise ValueError(f"optim.warmup_ratio is a share of all steps, from 0 to 1, not {self.warmup_ratio}")
+        if self.deepspeed is not None and self.fsdp2:
+            raise ValueError("optim: deepspeed and fsdp2 are two ways to shard a model; give one of them")
+
+    def at(self, ranks: int, samples: int | None = None) -> OptimSettings:
+        """The same with steps, accumulation and warmup_steps in numbers. samples: what an epoch holds (rows or packs).
+
+        StageError: global_batch is no multiple of what the ranks hold, or epochs are asked for of nothing.
+        """
+        accumulation = self.accumulation
+        if self.global_batch is not None:
+            accumulation, left = divmod(self.global_batch, self.batch_size * ranks)
+            if left or not accumulation:
+                raise StageError(
+                    f"optim.global_batch {self.global_batch} is no multiple of batch_size {self.batch_size} * {ranks} "
+                    f"ranks; change the number of ranks, batch_size or global_batch"
+                )
+        steps = self.steps
+        if steps is None:
+            if not samples:
+                raise StageError("optim.epochs: there is no sample to count them by; give optim.steps")
+            assert self.epochs is not None
+            steps = max(1, math.ceil(self.epochs * samples / (self.batch_size * accumulation * ranks)))
+        warmup = self.warmup_steps or math.ceil(self.warmup_ratio * steps)
+        return replace(
+            self,
+            steps=steps,
+            epochs=None,
+            accumulation=accumulation,
+            global_batch=None,
+            warmup_steps=warmup,
+            warmup_ratio=0.0,
+        )
 
 
 @dataclass(frozen=True)
@@ -66,6 +126,7 @@ class TrainRecipe(Recipe):
     model: ModelSettings = field(kw_only=True)
     optim: OptimSettings = field(kw_only=True)
     save_steps: int = field(kw_only=True, default=0)  # 0: only the final model
+    keep_checkpoints: int | None = field(kw_only=True, default=2)  # the newest; None: all
     log_steps: int = field(kw_only=True, default=10)
     report_to: tuple[str, ...] = field(kw_only=True, default=())
 
@@ -117,6 +178,7 @@ def optimiser_arguments(recipe: TrainRecipe) -> dict[str, Any]:
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
     schedule: dict[str, Any] = {"lr_scheduler_type": o.schedule}
     if o.schedule == "decay_second_half":
+        assert o.steps is not None, "settings are in numbers by now: OptimSettings.at"
         decay = o.steps // 2
         schedule = {
             "lr_scheduler_type": "warmup_stable_decay",
@@ -128,6 +190,8 @@ def optimiser_arguments(recipe: TrainRecipe) -> dict[str, Any]:
         gradient_accumulation_steps=o.accumulation,
         learning_rate=o.learning_rate,
         weight_decay=o.weight_decay,
+        adam_beta1=o.betas[0],
+        adam_beta2=o.betas[1],
         warmup_steps=o.warmup_steps,
         max_grad_norm=o.max_grad_norm,
         gradient_checkpointing=o.gradient_checkpointing,

@@ -24,6 +24,8 @@ from typing import Any, Literal, TypeVar
 
 import yaml  # type: ignore[import-untyped]
 
+from whilst.hardware import Launch
+
 T = TypeVar("T")
 
 
@@ -31,12 +33,22 @@ class RecipeError(ValueError):
     """A recipe that cannot be read as its stage's schema; the message names file, line, key and fix."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Twin:
+    """How a recipe is made tiny (whilst/twin.py): which builder makes its samples, and what is overridden."""
+
+    builder: str = "world"
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the builder
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the recipe, by dotted key
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What every stage's recipe has. Stages subclass it (frozen, kw_only) and add their own fields.
 
     `name` is unique among recipes and names the outputs; `stage` says which program runs it; `source` is what is
-    reproduced (paper, section, released config) and `notes` the known deviations, both free text.
+    reproduced (paper, section, released config) and `notes` the known deviations, both free text. `launch` is the
+    hardware it asks for, `twin` how a tiny one of it is made.
     """
 
     name: str
@@ -44,6 +56,8 @@ class Recipe:
     source: str = ""
     notes: str = ""
     seed: int = 0
+    launch: Launch = Launch()
+    twin: Twin = Twin()
 
 
 @dataclasses.dataclass(frozen=True)

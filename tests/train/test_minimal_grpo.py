@@ -91,7 +91,13 @@ def recipe_of(path: str, samples: Path, out: Path, s: Settings) -> GRPORecipe:
         model=ModelSettings(path, freeze_vision="tower+merger"),
         optim=OptimSettings(s.steps, learning_rate=s.learning_rate, schedule="constant", max_grad_norm=s.max_grad_norm),
         data=EpisodeData(str(samples)),
-        rollout=RolloutSettings(s.groups, s.rollouts, s.thought_tokens, s.answer_tokens, s.temperature),
+        rollout=RolloutSettings(
+            groups=s.groups,
+            rollouts=s.rollouts,
+            thought_tokens=s.thought_tokens,
+            answer_tokens=s.answer_tokens,
+            temperature=s.temperature,
+        ),
         rewards=s.rewards,
         loss=LossSettings(s.loss, clip_low=s.clip_low, clip_high=s.clip_high, beta=s.beta, iterations=s.passes),
     )
