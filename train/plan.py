@@ -104,12 +104,13 @@ def mask_of(backend: str, rule: Rule) -> str:
 def first_rows(recipe: SFTRecipe) -> Rows | None:
     """Decode and render the first samples of data.train; None where they do not exist yet."""
     data, model = recipe.data, recipe.model
-    if not samples_exist(data.train):
+    first = data.train if isinstance(data.train, str) else data.train[0]
+    if not samples_exist(first):
         return None
     spec = load_spec(model.path, min_pixels=model.min_pixels, max_pixels=model.max_pixels)
     renderer = Renderer(AutoTokenizer.from_pretrained(model.path), spec, recipe.render)
     limit = FIRST_SAMPLES if data.limit is None else min(FIRST_SAMPLES, data.limit)
-    items, rejected = load_items(data.train, renderer, data.fps, thoughts=data.thoughts, limit=limit)
+    items, rejected = load_items(first, renderer, data.fps, thoughts=data.thoughts, limit=limit)
     return _rows(items, rejected)
 
 

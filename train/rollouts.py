@@ -64,7 +64,7 @@ class RolloutSettings:
         if (self.groups is None) == (self.global_groups is None):
             raise ValueError("rollout: give groups (a rank) or global_groups (all ranks), one of them")
         if not (self.groups or self.global_groups):
-            raise ValueError("rollout: a generation needs at least one group")
+            raise ValueError("rollout.groups must be at least 1: a generation needs one")
         for name in ("rollouts", "thought_tokens", "answer_tokens", "batch", "reward_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"rollout.{name} must be at least 1, not {getattr(self, name)}")

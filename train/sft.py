@@ -40,10 +40,10 @@ from whilst.render import IGNORE, RenderConfig, Renderer
 
 @dataclass(frozen=True)
 class DropSimilar:
-    """TimeChat-Online's DTD (2504.17343, 3.2): of a frame, the visual tokens that equal those of the frame before at the
-    same place are left out of the row; the rest keep their positions. by feature: those whose cosine is above
-    `threshold`; by pixel: those whose mean absolute difference is below it. ratio: the share that goes instead, the most
-    alike first. probability: how often a sample is thinned at all."""
+    """TimeChat-Online's DTD (2504.17343, 3.2): of a frame, the visual tokens that equal those of the frame before at
+    the same place are left out of the row; the rest keep their positions. by feature: those whose cosine is above
+    `threshold`; by pixel: those whose mean absolute difference is below it. ratio: the share that goes instead, the
+    most alike first. probability: how often a sample is thinned at all."""
 
     by: Literal["feature", "pixel"] = "feature"
     threshold: float | None = None
@@ -61,8 +61,8 @@ class DropSimilar:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Samples, as `whilst.sample.read_samples` takes them; several files or folders are read one after the other, and one
-    that is named twice counts twice. thoughts: drop them for arms that do not think, or put silence in their place.
+    """Samples, as `whilst.sample.read_samples` takes them; several files are read one after the other, and one that is
+    named twice counts twice. thoughts: drop them for arms that do not think, or put silence in their place.
     max_rejected: how many samples may be left out. The loss on `validation` is logged before the first step and after
     the last."""
 

@@ -55,9 +55,9 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """AdamW for `steps` updates, or as many as make `epochs`. batch_size is a device's; the global batch is batch_size *
-    accumulation * ranks, and where `global_batch` is given, accumulation follows from it. The learning rate rises over
-    warmup_steps, or over warmup_ratio of all. deepspeed: zero2, zero2_offload, zero3, zero3_offload, or a file."""
+    """AdamW for `steps` updates, or as many as make `epochs`. batch_size is a device's; the global batch is batch_size
+    * accumulation * ranks, and where `global_batch` is given, accumulation follows from it. The learning rate rises
+    over warmup_steps, or warmup_ratio of all. deepspeed: zero2, zero2_offload, zero3, zero3_offload, or a file."""
 
     steps: int | None = None
     epochs: float | None = None

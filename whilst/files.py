@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Put `content` in the place of `path`. A reader, or whoever comes after a crash, sees the old file or the new one."""
+    """Put `content` in the place of `path`. Who reads it, or comes after a crash, sees the old file or the new one."""
     path = Path(path)
     part = path.parent / f".{path.name}.{os.getpid()}.part"
     try:

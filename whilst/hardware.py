@@ -1,4 +1,4 @@
-"""What hardware a recipe asks for. `whilst launch` renders it into a Slurm script and `whilst plan` estimates with it."""
+"""What hardware a recipe asks for: `whilst launch` renders it into a Slurm script, `whilst plan` estimates with it."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ class Recipe:
     source: str = ""
     notes: str = ""
     seed: int = 0
-    launch: Launch = Launch()
-    twin: Twin = Twin()
+    launch: Launch = dataclasses.field(default_factory=Launch)
+    twin: Twin = dataclasses.field(default_factory=Twin)
 
 
 @dataclasses.dataclass(frozen=True)

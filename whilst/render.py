@@ -55,8 +55,8 @@ class RenderConfig:
     thought_weight: float = 1.0
     answer_weight: float = 1.0
     silence_weight: float = 1.0  # of an empty turn (TaYS: 0.5)
-    # turn: silence is an empty turn. implicit: nothing is written; the last token of a segment learns the boundary token
-    # where no turn follows, with weight stream_weight, and the turn's first token where one does (LIVE, 2406.11816, Eq. 5)
+    # turn: silence is an empty turn. implicit: nothing is written; the last token of a segment learns the boundary
+    # token where no turn follows, with weight stream_weight, and the turn's first token where one does (LIVE, Eq. 5)
     silence: Literal["turn", "implicit"] = "turn"
     stream_weight: float = 1.0
     format: TurnFormat = field(default_factory=TurnFormat)

@@ -23,7 +23,7 @@ class RunError(ValueError):
 class Run:
     """One run. attempt counts starts from 1; started, updated: seconds since 1970. metrics: the last that were logged.
 
-    error: of a failed run, its last line. checkpoint: the newest whole one. job: Slurm's, "" outside. wandb: its run's id.
+    error: of a failed run, its last line. checkpoint: the newest whole one. job: Slurm's, "" outside. wandb: its run.
     """
 
     name: str
