@@ -17,8 +17,9 @@ from whilst.sample import read_samples
 ROOT = Path(__file__).parents[1]
 KINDS = {"backward", "present", "order", "forward", "unanswerable"}
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.name != FRAGMENT)
-ARMS = [path for path in RECIPES if stage_of(path) == "sft"]
-RL_ARMS = [path for path in RECIPES if stage_of(path) == "grpo"]
+PAPERS = {path.stem for path in (ROOT / "tests" / "published").glob("*.yaml")}  # theirs: tests/test_paper_recipes.py
+ARMS = [path for path in RECIPES if stage_of(path) == "sft" and path.parent.name not in PAPERS]
+RL_ARMS = [path for path in RECIPES if stage_of(path) == "grpo" and path.parent.name not in PAPERS]
 SYNTHS = [
     path for path in RECIPES if stage_of(path) == "synth" and path.parent.name not in ("tiny", "layouts", "annotations")
 ]

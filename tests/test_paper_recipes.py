@@ -1,0 +1,133 @@
+"""Every recipe of a paper: it says what the paper says, plans without a GPU or a network, renders its Slurm script, and
+a tiny twin of it takes two updates."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from whilst.cli import app, load_for, stage_module
+from whilst.demo import FRAGMENT
+from whilst.recipe import load_recipe, stage_of
+from whilst.twin import STEPS, finish, steps_of, todo
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = Path(__file__).parent / "published"
+PAPERS = sorted(path.stem for path in PUBLISHED.glob("*.yaml"))
+TRAINED = sorted(
+    path
+    for paper in PAPERS
+    for path in (ROOT / "recipes" / paper).glob("*.yaml")
+    if path.name != FRAGMENT and stage_of(path) in ("sft", "grpo")
+)
+
+
+def recipe_id(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def table(paper: str) -> dict[str, dict[str, Any]]:
+    """Published values by recipe file and dotted key."""
+    return yaml.safe_load((PUBLISHED / f"{paper}.yaml").read_text(encoding="utf-8"))["recipes"]
+
+
+def said(recipe: Any, dotted: str) -> Any:
+    """What a loaded recipe says under a key of the table; `ranks`, `global_batch` and `groups` are worked out."""
+    ranks = recipe.launch.ranks
+    if dotted == "ranks":
+        return ranks
+    if dotted == "global_batch":
+        return recipe.optim.global_batch or recipe.optim.batch_size * recipe.optim.accumulation * ranks
+    if dotted == "groups":
+        return recipe.rollout.global_groups or recipe.rollout.groups * ranks
+    value: Any = recipe
+    for key in dotted.split("."):
+        if isinstance(value, dict):
+            value = value[key]
+        elif isinstance(value, tuple):
+            value = value[int(key)]
+        else:
+            value = getattr(value, key)
+    return plain(value)
+
+
+def plain(value: Any) -> Any:
+    return [plain(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+def test_all_papers_of_the_house_are_here() -> None:
+    asked = {"vst", "tww", "sww", "tays", "live", "streamingvlm", "timechat_online", "streamo"}
+    assert asked | {"video_r1", "time_r1", "mmduet2"} <= set(PAPERS)
+    assert {path.parent.name for path in TRAINED} == set(PAPERS), "every paper has a recipe that trains"
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=recipe_id)
+def test_a_recipe_says_what_the_paper_says(path: Path) -> None:
+    recipe = load_for(stage_of(path), path)
+    values = table(path.parent.name).get(path.name)
+    assert values, f"tests/published/{path.parent.name}.yaml has no table for {path.name}"
+    for dotted, given in values.items():
+        assert said(recipe, dotted) == given["value"], f"{dotted}: {given['cite']}"
+        assert given["cite"].strip(), f"{dotted}: a value without a source"
+    assert recipe.source.strip() and recipe.notes.strip(), "source and notes (what is open, deviations) are asked for"
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_no_table_without_its_recipe(paper: str) -> None:
+    assert set(table(paper)) == {path.name for path in TRAINED if path.parent.name == paper}
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=recipe_id)
+def test_a_recipe_plans_without_gpu_and_network(path: Path, tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["plan", str(path), "--samples", "10000", "--json", str(tmp_path / "plan.json")])
+    assert found.exit_code == 0, found.output
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["parameters"]["total"] > 2e9 and 0 < plan["parameters"]["trainable"] <= plan["parameters"]["total"]
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=recipe_id)
+def test_a_recipe_renders_its_script(path: Path, tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["launch", str(path), f"output={tmp_path / 'run'}", "--dry-run"])
+    assert found.exit_code == 0, found.output
+    assert "#SBATCH" in found.output and "srun" in found.output
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that all twins share: one world, one set of samples a builder, one model a family."""
+    return tmp_path_factory.mktemp("twins")
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=recipe_id)
+def test_a_twin_takes_two_updates(path: Path, twins: Path) -> None:
+    whole = load_for(stage_of(path), path)
+    steps = steps_of(path, whole, twins)
+    for step in todo(steps):
+        stage_module(step.stage).run(load_for(step.stage, step.recipe, step.overrides))
+        finish(step)
+    out = steps[-1].output
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    updates = [entry for entry in history if "grad_norm" in entry]
+    assert [entry["step"] for entry in updates] == [*range(1, STEPS + 1)]
+    assert all(math.isfinite(entry["loss"]) and math.isfinite(entry["grad_norm"]) for entry in updates)
+    ran = load_recipe(out / "recipe.yaml", type(whole))
+    if whole.stage == "sft":
+        assert any(entry["grad_norm"] > 0 for entry in updates), "nothing was learned"
+        assert (ran.render.layout, ran.render.rule) == (whole.render.layout, whole.render.rule)
+        assert (ran.render.scheme, ran.loss, ran.data.drop_similar) == (
+            whole.render.scheme,
+            whole.loss,
+            whole.data.drop_similar,
+        )
+    else:
+        made = [entry for entry in updates if "reward" in entry]  # updates that begin a generation
+        assert made and all(entry["rollout_gap/max"] < 1e-3 for entry in updates)
+        assert (ran.rewards, ran.context, ran.loss.type) == (whole.rewards, whole.context, whole.loss.type)
+    assert ran.model.freeze_vision == whole.model.freeze_vision and ran.model.lora == whole.model.lora
+    assert (out / "streaming.yaml").is_file()

@@ -1,0 +1,203 @@
+"""A tiny twin of a training recipe: the same method on a tiny model, a world of seconds and two updates, on any CPU.
+
+    whilst twin recipes/vst/sft_7b.yaml                         # makes what it needs, then takes two updates
+    whilst twin recipes/vst/rl_7b.yaml loss.beta=0.1 --out runs/twins
+
+What makes the method stays as the recipe says it: layout, rule, scheme, format, loss, rewards, what is frozen, LoRA,
+learning rate and schedule. What makes it large is replaced: `SMALL_SFT`, `SMALL_GRPO` and the recipe's own `twin:`. The
+first updates of a twin show that a recipe runs, not that it is right: for that there are the properties under tests/.
+
+This module says which recipes are run, under which overrides; whilst/cli.py runs them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from whilst.files import write_whole
+from whilst.recipe import Recipe, key_of, stage_of
+
+STEPS = 2
+FAMILIES = {"qwen2.5-vl": "qwen2_5_vl", "qwen3-vl": "qwen3_vl"}
+DONE = "twin.json"
+
+# Things touch each other, so that there are chains to ask for; a cell is one visual token of a tiny model.
+WORLD = {
+    "segments": [5, 7],
+    "grid": 3,
+    "colours": ["red", "green", "blue"],
+    "shapes": ["circle", "square"],
+    "events": {"touch": 4.0, "enter": 1.0, "leave": 0.5, "idle": 1.0},
+}
+SIZES = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2}
+SMALL: dict[str, Any] = {
+    "model.dtype": "float32",
+    "model.attention": "whilst_sdpa",
+    "model.min_pixels": None,
+    "model.max_pixels": None,
+    "optim.steps": STEPS,
+    "optim.epochs": None,
+    "optim.warmup_steps": 0,
+    "optim.warmup_ratio": 0.0,
+    "optim.deepspeed": None,
+    "optim.fsdp2": False,
+    "save_steps": 0,
+    "log_steps": 1,
+    "report_to": [],
+}
+SMALL_SFT: dict[str, Any] = SMALL | {
+    "data.validation": None,
+    "data.limit": 4,
+    "optim.batch_size": 2,
+    "optim.accumulation": 1,
+    "optim.global_batch": None,
+    "render.max_tokens": None,
+}
+SMALL_GRPO: dict[str, Any] = SMALL | {
+    "data.limit": 4,
+    "data.difficulty": None,
+    "policy": "transformers",
+    "rollout.groups": 2,
+    "rollout.global_groups": None,
+    "rollout.rollouts": 3,
+    "rollout.thought_tokens": 6,
+    "rollout.answer_tokens": 6,
+    "log_episodes": 0,
+}
+
+
+class TwinError(ValueError):
+    """A recipe of which no tiny twin can be made; says which and why."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A recipe that is run under `overrides`, and where its output goes."""
+
+    stage: str
+    recipe: Path
+    overrides: tuple[str, ...]
+    output: Path
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides the outcome of this step alone."""
+        text = json.dumps([self.recipe.read_text(encoding="utf-8"), self.overrides])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def steps_of(
+    path: Path, recipe: Recipe, folder: Path, overrides: Sequence[str] = (), recipes: Path | None = None
+) -> list[Step]:
+    """The steps of a twin of `recipe`, which was read from `path` under `overrides`. Outputs go to `folder`.
+
+    Twins that share a folder share world, samples and models. recipes: where the recipe is looked for whose output this
+    one starts from; default: the folder above that of `path`.
+
+    Raises:
+        TwinError: a stage that does not train, or a start that no recipe makes.
+    """
+    if recipe.stage not in ("sft", "grpo"):
+        raise TwinError(f"{path}: a twin is made of recipes that train (sft, grpo), not of stage {recipe.stage!r}")
+    recipes = recipes or path.resolve().parent.parent
+    start = key_of(path, "model.path", overrides)
+    steps = _foundation(_family(start, recipes, path), recipe, folder)
+    small = {"data.train": str(steps[1].output / "data" / "train"), "model.path": str(steps[2].output)}
+    if recipe.stage == "grpo" and key_of(path, "contract", overrides) is None:
+        maker = _maker(start, recipes)
+        if maker is None or stage_of(maker) != "sft":
+            raise TwinError(
+                f"{path}: model.path: no sft recipe under {recipes} has the output {start!r}, so it is unknown how the "
+                f"checkpoint reads a stream; give `contract`, or add the recipe that trains it"
+            )
+        changed = small | (key_of(maker, "twin.overrides") or {})
+        steps.append(_train(maker, changed, folder, f"{maker.parent.name}-{maker.stem}-start"))
+        small["model.path"] = str(steps[-1].output)
+    own = small | dict(recipe.twin.overrides)
+    return [*steps, _train(path, own, folder, f"{path.parent.name}-{path.stem}", overrides)]
+
+
+def _maker(output: str, recipes: Path) -> Path | None:
+    """The recipe whose output is `output`."""
+    return next((path for path in sorted(recipes.rglob("*.yaml")) if key_of(path, "output") == output), None)
+
+
+def _family(start: str, recipes: Path, path: Path) -> str:
+    """The family of the checkpoint that a chain of recipes begins with."""
+    seen = {path}
+    while True:
+        for part, family in FAMILIES.items():
+            if part in start.lower():
+                return family
+        maker = _maker(start, recipes)
+        if maker is None or maker in seen:
+            raise TwinError(
+                f"{path}: model.path: {start!r} is no checkpoint of a known family ({', '.join(FAMILIES)}), and no "
+                f"recipe under {recipes} makes it"
+            )
+        seen.add(maker)
+        start = key_of(maker, "model.path") or key_of(maker, "family") or ""
+
+
+def _foundation(family: str, recipe: Recipe, folder: Path) -> list[Step]:
+    """World, samples and model: what every twin of this family and builder stands on."""
+    builder = {recipe.twin.builder: dict(recipe.twin.settings)}
+    mark = hashlib.sha256(json.dumps(builder, sort_keys=True).encode()).hexdigest()[:6]
+    world, samples = folder / "world", folder / f"samples-{recipe.twin.builder}-{mark}"
+    sources = {"train": {"sources": [str(world / "train.sources.jsonl")], "shards": 1}}
+    return [
+        _made("world", world, {"counts": {"train": 8}, "world": WORLD}),
+        _made("synth", samples, {"inputs": sources, "builder": builder}),
+        _made(
+            "tiny",
+            folder / f"base-{family}-{mark}",
+            {"family": family, "words_from": str(samples / "words.txt"), "sizes": SIZES},
+        ),
+    ]
+
+
+def _made(stage: str, output: Path, keys: Mapping[str, Any]) -> Step:
+    """A step whose recipe is written here."""
+    keys = {"name": output.name, "stage": stage, "source": "none.", "output": str(output), **keys}
+    file = output.parent / f"{output.name}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, yaml.safe_dump(keys, sort_keys=False, allow_unicode=True))
+    return Step(stage, file, (), output)
+
+
+def _train(path: Path, own: Mapping[str, Any], folder: Path, name: str, overrides: Sequence[str] = ()) -> Step:
+    """The recipe at `path`, made small."""
+    stage, output = stage_of(path), folder / name
+    changed = (SMALL_SFT if stage == "sft" else SMALL_GRPO) | dict(own) | {"output": str(output)}
+    small = tuple(f"{key}={json.dumps(value)}" for key, value in changed.items())
+    return Step(stage, path, (*overrides, *small), output)
+
+
+def todo(steps: Sequence[Step]) -> list[Step]:
+    """The steps that are not done. One is done again when it has changed or a step before it is; what a step left that
+    did not end well is removed."""
+    done = 0
+    while done < len(steps) and _mark(steps[done]) == steps[done].digest:
+        done += 1
+    for step in steps[done:]:
+        if _mark(step) is not None or (step.output / "recipe.yaml").exists():
+            shutil.rmtree(step.output)
+    return list(steps[done:])
+
+
+def finish(step: Step) -> None:
+    """Mark a step as done."""
+    write_whole(step.output / DONE, json.dumps({"digest": step.digest}) + "\n")
+
+
+def _mark(step: Step) -> str | None:
+    file = step.output / DONE
+    return json.loads(file.read_text(encoding="utf-8"))["digest"] if file.exists() else None
