@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from whilst.attention import build_mask
+from whilst.attention import pack_mask
 from whilst.backbones.base import BackboneError, Features, VisionSpec
 from whilst.clips import SegmentClip, segment_clips, shapes
 from whilst.memory import MemoryCapError
@@ -24,6 +24,9 @@ from whilst.render import IGNORE, Renderer, RenderError, TokenRow
 from whilst.sample import Sample, Silence, Thought, read_samples
 from whilst.video import VideoError
 from whilst.visibility import FIELDS, Rule, Tokens
+
+if TYPE_CHECKING:
+    from train.dropping import Dropping
 
 
 class DataError(ValueError):
@@ -88,20 +91,20 @@ def render_items(sample: Sample, renderer: Renderer, fps: float) -> list[Item]:
     return [Item(row, tuple(clips[c] for c in row.clips)) for row in rows]
 
 
-def pack(items: Sequence[Item], tokens: int) -> list[list[Item]]:
-    """Rows into packs of at most `tokens`, first fit in the given order (deterministic); a longer row is an error."""
-    packs: list[list[Item]] = []
+def pack(lengths: Sequence[int], tokens: int, names: Sequence[str]) -> list[list[int]]:
+    """Numbers of rows into packs of at most `tokens`, first fit in the given order (deterministic); a longer row is an
+    error that says whose it is."""
+    packs: list[list[int]] = []
     room: list[int] = []
-    for item in items:
-        size = len(item.row)
+    for row, size in enumerate(lengths):
         if size > tokens:
-            raise DataError(f"sample {item.row.sample_id}: a row of {size} tokens does not fit pack_tokens {tokens}")
+            raise DataError(f"sample {names[row]}: a row of {size} tokens does not fit pack_tokens {tokens}")
         place = next((i for i in range(max(0, len(room) - 64), len(room)) if room[i] >= size), None)
         if place is None:
             packs.append([])
             room.append(tokens)
             place = len(packs) - 1
-        packs[place].append(item)
+        packs[place].append(row)
         room[place] -= size
     return packs
 
@@ -155,7 +158,8 @@ class Collator:
     apart by identity.
 
     encoded: features of clips from a frozen tower; they then take the place of the pixels (visual_features (F, D),
-    visual_deepstack).
+    visual_deepstack). dropping: leaves similar visual tokens out; by pixel here, and `dropped` counts (those left out,
+    all of them); by feature in the forward, which takes `thin`.
     """
 
     spec: VisionSpec
@@ -164,9 +168,13 @@ class Collator:
     pad_id: int
     dtype: torch.dtype = torch.float32
     encoded: Callable[[Sequence[SegmentClip]], Sequence[Features]] | None = None
+    dropping: Dropping | None = None
 
     def __call__(self, packs: Sequence[Sequence[Item]]) -> dict[str, Any]:
         rows = [items[0].row if len(items) == 1 else pack_rows([item.row for item in items]) for items in packs]
+        whole = rows
+        if self.dropping is not None:
+            rows = [self.dropping.cut(row, items) for row, items in zip(rows, packs, strict=True)]
         multiple = 128 if self.backend == "whilst_flex" else 1
         tokens, length = pad_tokens(rows, multiple)
         B = len(rows)
@@ -194,11 +202,26 @@ class Collator:
             "labels": torch.from_numpy(labels),
             "loss_weight": torch.from_numpy(weights),
             "position_ids": torch.from_numpy(positions),
-            "attention_mask": build_mask(self.backend, self.rule, tokens, self.dtype),
+            "attention_mask": pack_mask(self.backend, self.rule, tokens, self.dtype),
             "visual_mask": visual_mask,
             "visual_index": torch.from_numpy(visual)[visual_mask],
             **self._vision(table),
+            **self._dropped(packs, whole, rows, table),
         }
+
+    def _dropped(
+        self,
+        packs: Sequence[Sequence[Item]],
+        whole: Sequence[TokenRow],
+        rows: Sequence[TokenRow],
+        table: _FeatureTable,
+    ) -> dict[str, Any]:
+        if self.dropping is None:
+            return {}
+        if self.dropping.settings.by == "feature":
+            return {"thin": self.dropping.thinning(packs, table.start, rows)}
+        before, after = (sum(int((row.visual_index >= 0).sum()) for row in some) for some in (whole, rows))
+        return {"dropped": torch.tensor([before - after, before])}
 
     def _vision(self, table: _FeatureTable) -> dict[str, Any]:
         if self.encoded is not None:
@@ -219,6 +242,10 @@ class _FeatureTable:
         self.grids: list[tuple[int, int, int]] = []
         self._starts: dict[int, int] = {}
         self._size = 0
+
+    def start(self, clip: SegmentClip) -> int:
+        """Where the features of a clip of the batch begin."""
+        return self._starts[id(clip)]
 
     def places(self, row: TokenRow, clips: Sequence[SegmentClip]) -> np.ndarray:
         """For each feature of the row's own table, in order, its place in the batch's table."""

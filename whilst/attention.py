@@ -13,6 +13,7 @@ is not registered, or with FlashAttention, a mask can vanish without an error. O
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -50,6 +51,24 @@ def build_mask(backend: str, rule: Rule, tokens: Tokens, dtype: torch.dtype = to
     if backend == "eager":
         return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
     return mask
+
+
+def pack_mask(backend: str, rule: Rule, tokens: Tokens, dtype: torch.dtype = torch.float32) -> Any:
+    """As `build_mask`, in a form that goes through queues, checkpoints and devices. A BlockMask does not: the predicate
+    of its kernel holds the tokens' metadata on the device where it was made. For whilst_flex, metadata and rule."""
+    if backend != "whilst_flex":
+        return build_mask(backend, rule, tokens, dtype)
+    check_backend(backend, rule)
+    fields = tokens.only(("index", "sample", "branch", *rule.kind.fields))
+    return {"rule": rule.name, "params": dict(rule.params), "fields": dict(fields.values)}
+
+
+def unpack_mask(packed: Any, device: torch.device) -> Any:
+    """The mask behind `pack_mask`, on the device of the model."""
+    if not isinstance(packed, Mapping):
+        return packed
+    fields = {name: value.to(device) for name, value in packed["fields"].items()}
+    return block_mask(Rule(packed["rule"], packed["params"]), Tokens(fields))
 
 
 def _sdpa(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, reader: Any = None, **kwargs: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Speaking of itself: after a segment the model speaks or stays silent. Silence is an empty turn: boundary token first.
+"""Speaking of itself: after a segment the model speaks or stays silent. Silence is an empty turn: boundary token first;
+with `render.silence: implicit` it is the boundary token behind the segment itself, which is then not written.
 
 Two ways to decide, both per segment. A threshold (VideoLLM-online, demo/inference.py, 0.725 there): where silence has a
 probability below it, silence is ruled out for that token, so the model speaks; from 0.5 on it is silent otherwise.

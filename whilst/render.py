@@ -17,22 +17,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from whilst.backbones.base import VIDEO_PAD, VISION_END, VISION_START, ClipShape, VisionSpec
-from whilst.chunks import Chunk, Numbering, Role, TurnFormat
+from whilst.backbones.base import VIDEO_PAD, ClipShape, VisionSpec
+from whilst.chunks import Chunk, Numbering, Role
 from whilst.episode import Turn
 from whilst.memory import TextMemory
 from whilst.positions import Grid, Interleaved, Piece, make_scheme, place
+from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought
-from whilst.visibility import FIELDS, GENERATED, RECEIVED, Rule, VisibilityError
+from whilst.silence import Ends
+from whilst.visibility import FIELDS, GENERATED, RECEIVED
 
 IGNORE = -100
-Layout = Literal["interleaved", "split", "recurrent", "recurrent_packed"]
+RENDERER = 1
+"""The version of what this file and whilst/chunks.py write. Raise it by one whenever an equal sample under an equal
+RenderConfig would give other ids, labels, weights or positions: models trained before read another language from then
+on, and whilst/checkpoint.py refuses them instead of answering badly. A new setting whose default changes nothing needs
+no new number. tests/whilst/test_renderer_version.py holds what version 1 writes."""
 
 
 class RenderError(ValueError):
@@ -40,58 +46,12 @@ class RenderError(ValueError):
 
 
 @dataclass(frozen=True)
-class RenderConfig:
-    """Layout, visibility rule and position scheme of a recipe, and how its turns are written."""
-
-    layout: Layout = "interleaved"
-    rule: str = "causal"
-    rule_params: Mapping[str, int] = field(default_factory=dict)
-    scheme: str = "interleaved"
-    scheme_params: Mapping[str, int] = field(default_factory=dict)
-    # kept: a query and its answer stay in the stream; branch: they are visible only to themselves
-    queries: Literal["kept", "branch"] = "branch"
-    memory_tokens: int | None = None  # cap of the text memory, FIFO; None: unbounded
-    max_tokens: int | None = None  # of one row; a longer one is an error
-    thought_weight: float = 1.0
-    answer_weight: float = 1.0
-    silence_weight: float = 1.0  # of an empty turn (TaYS: 0.5)
-    # turn: silence is an empty turn. implicit: nothing is written; the last token of a segment learns the boundary
-    # token where no turn follows, with weight stream_weight, and the turn's first token where one does (LIVE, Eq. 5)
-    silence: Literal["turn", "implicit"] = "turn"
-    stream_weight: float = 1.0
-    format: TurnFormat = field(default_factory=TurnFormat)
-
-    def check(self) -> Rule:
-        """The rule, or an error where layout, rule, scheme and queries do not fit together."""
-        rule = Rule(self.rule, dict(self.rule_params))
-        rule.check_layout(self.layout)
-        recurrent = self.layout.startswith("recurrent")
-        if recurrent and self.scheme != "interleaved":
-            raise VisibilityError(f"layout {self.layout!r} is a series of plain prompts: scheme must be 'interleaved'")
-        if recurrent and self.queries != "branch":
-            raise VisibilityError(
-                f"layout {self.layout!r} keeps thoughts alone in its text memory: set queries: branch"
-            )
-        if self.rule == "row_shift" and self.queries != "kept":
-            raise VisibilityError(
-                "row_shift writes a boundary token after the next read, so a query cannot leave the stream: "
-                "set queries: kept, or rule: unit"
-            )
-        if self.scheme == "batch" and self.layout != "split":
-            raise VisibilityError(
-                f"scheme 'batch' puts generated text after the last received token, which layout {self.layout!r} does "
-                f"not: use layout split"
-            )
-        make_scheme(self.scheme, received_end=0, **self.scheme_params)
-        return rule
-
-
-@dataclass(frozen=True)
 class TokenRow:
     """One row of training tokens. Arrays of L tokens; positions (3, L).
 
     meta holds the fields of whilst.visibility.FIELDS. clips: which segments of the sample it shows, in the order of its
-    feature table; visual_index: which row of that table a visual token takes, -1 elsewhere.
+    feature table; visual_index: which row of that table a visual token takes, -1 elsewhere. labels: what the token
+    before each slot learns; with silence: implicit it may be another token than the one that stands there.
     """
 
     sample_id: str
@@ -134,6 +94,14 @@ class Renderer:
         if len(closing) != 1:
             raise RenderError(f"format.closing {config.format.closing!r} must be one token, it is {len(closing)}")
         self.boundary = closing[0]
+        self.implicit = config.silence == "implicit"
+        opening = self.encode(config.format.generated_open)
+        if self.implicit and (not opening or opening[0] == self.boundary):
+            raise RenderError(
+                "silence: implicit tells a turn from silence by its first token: format.generated_open must not be "
+                "empty, nor begin with format.closing"
+            )
+        self.opening = opening[0] if opening else -1
         special = [t for t in tokenizer.get_added_vocab() if t.startswith("<|")]
         self._special = re.compile("|".join(map(re.escape, special))) if special else None
 
@@ -211,6 +179,12 @@ class Renderer:
         chunk = self._chunk([(self.spoken(text, where), role), (self.config.format.closing, role)])
         return Chunk(chunk.ids, chunk.roles, np.ones(len(chunk), bool), chunk.visual, chunk.visual_end, chunk.pieces)
 
+    def drawn(self, text: str) -> tuple[int, ...]:
+        """What a sampler draws for a generated text, but for the boundary token that ends it; silence is "". With
+        silence: implicit the first token is the decision to speak."""
+        tokens = self.encode(text)
+        return (self.opening, *tokens) if self.implicit and text else tokens
+
     def tokens(self, ids: Sequence[int], role: Role, learned: int = 0) -> Chunk:
         """Sampled tokens as a chunk; the first `learned` of them carry the loss."""
         n = len(ids)
@@ -253,6 +227,8 @@ class Renderer:
             raise RenderError(
                 f"sample {sample.id}: {len(segments)} segments but {len(clips)} clips: they must be equal"
             )
+        if turns is not None and self.implicit:
+            raise RenderError("sampled turns are trained with silence: turn: implicit silence is no turn of its own")
         said = _Said(self, turns)
         if self.config.layout == "recurrent":
             rows = self._recurrent(sample, clips, said)
@@ -299,6 +275,7 @@ class Renderer:
             )
         writer.write(self.system(), RECEIVED)
         spoke = False  # a boundary token stands at the end of the stream that is written next
+        ends = Ends(self.opening, self.boundary) if self.implicit else None
         turns = branches = 0
         queries: dict[str, Query] = {}
 
@@ -309,9 +286,18 @@ class Renderer:
             nonlocal spoke
             writer.write(chunk if split else lead(chunk), RECEIVED, **where)
             spoke = spoke and split
+            if ends is not None:
+                ends.received(len(writer.parts), segment="clip" in where)
 
         def generate(text: str, role: Role, where: str, branch: int) -> None:
             nonlocal spoke
+            if ends is not None and not ends.generated(bool(text)):
+                raise RenderError(
+                    f"{where}: silence: implicit decides once after each received turn, and this one is decided: use "
+                    f"silence: turn, or one kind of turns a segment"
+                )
+            if ends is not None and not text:
+                return
             writer.write(lead(self.prefix()), GENERATED, branch=branch)
             writer.write(said.next(text, role, where, closed=not branch), GENERATED, branch=branch)
             spoke = True
@@ -338,11 +324,19 @@ class Renderer:
                     continue
                 branches += 1
                 mark, before = numbering.mark(), spoke
+                left = ends.leave() if ends is not None else None
                 receive(self.received(None, None, queries[str(event.query)]), branch=branches)
                 generate(text, Role.ANSWER, where, branches)
                 numbering.reset(mark)
                 spoke = before
-        return self._finish(sample, clips, writer)
+                if ends is not None:
+                    ends.come_back(left)
+        if ends is None:
+            return self._finish(sample, clips, writer)
+        learned = ends.finish()
+        if len(writer.parts) in learned:  # the stream ends in silence: its label needs a slot
+            writer.write(self.tokens([self.boundary], Role.MARK), GENERATED)
+        return self._finish(sample, clips, writer, learned)
 
     def _turns(self, sample: Sample) -> list[tuple[int, Query | None, str, Role, str]]:
         """The turns of the recurrent layouts: (segment ordinal or -1, query, text, role, where)."""
@@ -427,7 +421,18 @@ class Renderer:
                 memory.add(self.memory_entry(text, segment))
         return rows
 
-    def _finish(self, sample: Sample, clips: Sequence[ClipShape], writer: RowWriter) -> TokenRow:
+    def _weight(self, chunk: Chunk) -> np.ndarray:
+        """Loss weights (n,) of a chunk's tokens."""
+        config = self.config
+        if np.array_equal(chunk.ids[chunk.learn], [self.boundary]):  # an empty turn
+            return np.where(chunk.learn, config.silence_weight, 0.0)
+        weights = np.where(chunk.roles == Role.THOUGHT, config.thought_weight, config.answer_weight)
+        return np.where(chunk.learn, weights, 0.0)
+
+    def _finish(
+        self, sample: Sample, clips: Sequence[ClipShape], writer: RowWriter, ends: Mapping[int, int] | None = None
+    ) -> TokenRow:
+        """The row of what was written. ends: what the token before a part learns (silence: implicit)."""
         parts = writer.parts
         if self.config.layout == "split":
             parts = [p for p in parts if p[0] == RECEIVED] + [p for p in parts if p[0] == GENERATED]
@@ -451,12 +456,17 @@ class Renderer:
         learn = np.concatenate([p[1].learn for p in parts])
         meta["index"] = np.arange(len(ids), dtype=np.int32)
         meta["next_unit"] = _next_unit(meta)
-        weights = np.where(roles == Role.THOUGHT, self.config.thought_weight, self.config.answer_weight)
+        labels = np.where(learn, ids, IGNORE)
+        weights = np.concatenate([self._weight(p[1]) for p in parts]).astype(np.float32)
+        starts = np.cumsum([0, *(len(p[1]) for p in parts)])
+        for part, label in (ends or {}).items():
+            assert labels[starts[part]] == IGNORE, "what follows a received turn is received, or opens a turn"
+            labels[starts[part]], weights[starts[part]] = label, self.config.stream_weight
         return TokenRow(
             sample_id=sample.id,
             input_ids=ids,
-            labels=np.where(learn, ids, IGNORE),
-            loss_weight=np.where(learn, weights, 0.0).astype(np.float32),
+            labels=labels,
+            loss_weight=weights,
             roles=roles,
             visual_index=np.concatenate(visual_index),
             positions=np.concatenate([p[2]["positions"] for p in parts], axis=1),
@@ -491,6 +501,3 @@ def _next_unit(meta: Mapping[str, np.ndarray]) -> np.ndarray:
     unit, generated = meta["unit"], meta["stream"] == GENERATED
     following = np.append(unit[1:], unit[-1:])
     return np.where(generated, following, unit).astype(np.int32)
-
-
-MARKS = (VISION_START, VISION_END)

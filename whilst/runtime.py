@@ -103,6 +103,7 @@ class StreamBatch:
         self.turns = [0] * size
         self.spoke = [False] * size  # a boundary token ends the stream that is written next
         self.pending: list[Written | None] = [None] * size  # the held boundary token (row_shift)
+        self.undecided = [False] * size  # a received turn ends the stream, and may be followed by a turn or by silence
         layers = backbone.core.config.get_text_config().num_hidden_layers
         self.reindexes = policy is not None and policy.reindex
         self.cache = TwoStreamCache(layers, received_alone=self.split, keeps_raw=self.reindexes)
@@ -162,6 +163,7 @@ class StreamBatch:
             self.turns[b] += 1
             if not self.recurrent:
                 chunks[b] = self._lead(b, self.renderer.received(view.shape, view.segment, None), RECEIVED)
+                self.undecided[b] = True
         if not self.recurrent:
             self._feed(chunks, RECEIVED, views=views, segment=True)
 
@@ -199,6 +201,7 @@ class StreamBatch:
                 None if query is None else self._lead(b, self.renderer.received(None, None, query), RECEIVED)
                 for b, query in enumerate(queries)
             ]
+            self.undecided = list(rows)
             self._feed(chunks, RECEIVED)
         answers = self._generate(rows, Role.ANSWER, limit, closed=False)
         self.recall = None
@@ -215,6 +218,7 @@ class StreamBatch:
                 self.numbering[b].unit = self.turns[b]
                 self.turns[b] += 1
                 chunks[b] = self._lead(b, self.renderer.received(None, None, query), RECEIVED)
+                self.undecided[b] = True
         self._feed(chunks, RECEIVED)
 
     def respond(self, rows: Sequence[bool], limit: int) -> list[Generated | None]:
@@ -287,10 +291,12 @@ class StreamBatch:
             self.cache.lengths(),
             [numbering.mark() for numbering in self.numbering],
             list(self.spoke),
+            list(self.undecided),
+            self.logits,
         )
 
     def _return(self, mark: tuple[Any, ...]) -> None:
-        lengths, marks, self.spoke = mark
+        lengths, marks, self.spoke, self.undecided, self.logits = mark
         self._truncate(lengths)
         for numbering, numbers in zip(self.numbering, marks, strict=True):
             numbering.reset(numbers)
@@ -330,17 +336,21 @@ class StreamBatch:
     def _generate(self, rows: Sequence[bool], role: Role, limit: int, *, closed: bool = True) -> list[Generated | None]:
         """Text on the chosen rows, at most `limit` tokens with the boundary token.
 
-        closed: the boundary token is written too, since the stream goes on.
+        closed: the boundary token is written too, since the stream goes on. With silence: implicit a row that stays
+        silent writes nothing, and one that speaks says at least one token.
         """
         if not any(rows):
             return [None] * self.size
+        implicit = self.renderer.implicit
+        speaking = self._decide(rows) if implicit else list(rows)
         if not self.recurrent:
-            self._prefix(rows)
+            self._prefix(speaking)
         said: list[list[int]] = [[] for _ in rows]
-        active, finished = list(rows), [False] * self.size
-        for step in range(limit):
-            scores = self.logits.clone()
-            scores[:, list(self.backbone.banned)] = -torch.inf
+        active, finished = list(speaking), [not speaks for speaks in speaking]
+        for step in range(limit if any(speaking) else 0):
+            scores = self._scores()
+            if implicit and step == 0:
+                scores[:, self.renderer.boundary] = -torch.inf
             chosen = self.sampler(scores, active)
             chunks: list[Chunk | None] = [None] * self.size
             for b in range(self.size):
@@ -353,9 +363,28 @@ class StreamBatch:
                 break
             self._feed(chunks, GENERATED)
         if closed:
-            self._close(rows, role)
+            self._close(speaking, role)
         texts = [self.backbone.tokenizer.decode(ids, skip_special_tokens=True) for ids in said]
         return [Generated(texts[b], tuple(said[b]), finished[b]) if row else None for b, row in enumerate(rows)]
+
+    def _scores(self) -> torch.Tensor:
+        """What samplers draw from, (B, V)."""
+        scores = self.logits.clone()
+        scores[:, list(self.backbone.banned)] = -torch.inf
+        return scores
+
+    def _decide(self, rows: Sequence[bool]) -> list[bool]:
+        """silence: implicit: which of the chosen rows speak, from what follows their last received token. One draw:
+        the boundary token is silence, any other is to speak."""
+        again = [b for b, row in enumerate(rows) if row and not self.undecided[b]]
+        if again:
+            raise RuntimeStateError(
+                f"stream {again[0]}: with silence: implicit a received turn is followed by one turn or by silence, and "
+                f"that was decided: watch() or hear() something first, or train with silence: turn"
+            )
+        chosen = self.sampler(self._scores(), rows)
+        self.undecided = [was and not row for was, row in zip(self.undecided, rows, strict=True)]
+        return [row and chosen[b] != self.renderer.boundary for b, row in enumerate(rows)]
 
     def _close(self, rows: Sequence[bool], role: Role) -> None:
         """Write the boundary token, now or (row_shift) after the next read. Its position is fixed now."""

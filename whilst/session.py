@@ -20,10 +20,13 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from whilst.backbones.base import Backbone
+from whilst.checkpoint import load_checkpoint
 from whilst.policies import Policy
 from whilst.proactive import Proactive, Put, StateName, Threshold
 from whilst.render import Renderer
@@ -77,6 +80,20 @@ class StreamSession:
         self._replied = False  # the segment before this one was replied to
         self._broken: str | None = None
         self._lock = threading.RLock()
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_id: str | Path, *, device: str = "cpu", revision: str | None = None, **options: Any
+    ) -> StreamSession:
+        """A session with a trained folder, or with a Hub id at a revision: its fps, rendering and memory policy are
+        those of its streaming contract. options: the other arguments of a session, such as thought_tokens; a policy
+        or fps among them takes the place of the contract's.
+
+        Raises BackboneError where there is no such folder or contract, or the renderer is of another version.
+        """
+        checkpoint = load_checkpoint(path_or_id, device=device, revision=revision)
+        given = {"fps": checkpoint.contract.fps, "policy": checkpoint.policy} | options
+        return cls(checkpoint.backbone, checkpoint.renderer, **given)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -164,8 +181,14 @@ class StreamSession:
         with self._lock:
             if self.when.states is not None and self.standing:
                 raise RuntimeStateError("with states a session takes one standing query at a time: withdraw it first")
+            kept = self.renderer.config.queries == "kept"
+            if kept and self.renderer.implicit and self.standing:
+                raise RuntimeStateError(
+                    "with queries: kept and silence: implicit the stream decides once a segment: a session takes one "
+                    "standing query at a time: withdraw it first"
+                )
             query = self._query(text, time)
-            if self.renderer.config.queries == "kept":
+            if kept:
                 with self._running() as batch:
                     batch.hear([query])
             self.standing[query.id] = query

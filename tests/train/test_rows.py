@@ -1,5 +1,6 @@
 """Samples on disk -> rows -> batches: nothing is lost, nothing is mixed up."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,13 @@ import torch
 
 from tests.streams import HEIGHT, WIDTH, clips_of, frames, timeline
 from train.rows import Collator, DataError, Item, load_items, pack, pack_rows, pad_tokens, with_thoughts
+from whilst.attention import unpack_mask
 from whilst.backbones.base import Backbone
 from whilst.clips import SegmentClip
 from whilst.render import IGNORE, RenderConfig, Renderer
 from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought, Video, write_jsonl
 from whilst.video import write_video
-from whilst.visibility import FIELDS, RULES, Rule, dense_mask
+from whilst.visibility import FIELDS, RULES, Rule, block_mask, dense_mask
 
 PACKED = RenderConfig(layout="recurrent_packed", rule="text_memory", memory_tokens=12)
 
@@ -148,16 +150,17 @@ def test_pack_is_first_fit_and_keeps_all(items: list[Item]) -> None:
     sizes = {item.row.sample_id: len(item.row) for item in items}
     assert sizes["a"] > sizes["b"] > sizes["c"]
 
-    def names(packs: list[list[Item]]) -> list[list[str]]:
-        return [[item.row.sample_id for item in items] for items in packs]
+    def packed(rows: list[Item], tokens: int) -> list[list[str]]:
+        names = [item.row.sample_id for item in rows]
+        return [[names[row] for row in rows] for rows in pack([len(item.row) for item in rows], tokens, names)]
 
-    assert names(pack([a, b, c], sizes["a"] + sizes["c"])) == [["a", "c"], ["b"]]
-    assert names(pack([c, a, b], max(sizes["a"], sizes["b"] + sizes["c"]))) == [["c", "b"], ["a"]]
-    assert names(pack([a, b, c], sum(sizes.values()))) == [["a", "b", "c"]]
-    assert names(pack([a, a, a], sizes["a"])) == [["a"], ["a"], ["a"]]
-    assert pack([], 10) == []
+    assert packed([a, b, c], sizes["a"] + sizes["c"]) == [["a", "c"], ["b"]]
+    assert packed([c, a, b], max(sizes["a"], sizes["b"] + sizes["c"])) == [["c", "b"], ["a"]]
+    assert packed([a, b, c], sum(sizes.values())) == [["a", "b", "c"]]
+    assert packed([a, a, a], sizes["a"]) == [["a"], ["a"], ["a"]]
+    assert packed([], 10) == []
     with pytest.raises(DataError, match=f"sample a: a row of {sizes['a']} tokens does not fit pack_tokens"):
-        pack([a, b, c], sizes["a"] - 1)
+        packed([a, b, c], sizes["a"] - 1)
 
 
 def test_packed_rows_stand_side_by_side(items: list[Item]) -> None:
@@ -260,8 +263,14 @@ def test_collator_for_flex_fills_blocks(renderer: Renderer, items: list[Item]) -
     from torch.nn.attention.flex_attention import BlockMask
 
     batch = Collator(renderer.spec, renderer.rule, "whilst_flex", pad_id=0)([[items[0]], [items[1]]])
-    assert isinstance(batch["attention_mask"], BlockMask)
     assert batch["input_ids"].shape[1] % 128 == 0
+    stored = io.BytesIO()
+    torch.save(batch["attention_mask"], stored)  # as the rows of an unfinished generation are
+    stored.seek(0)
+    mask = unpack_mask(torch.load(stored, weights_only=True), torch.device("cpu"))
+    assert isinstance(mask, BlockMask)
+    tokens, _ = pad_tokens([items[0].row, items[1].row], 128)
+    assert torch.equal(mask.to_dense(), block_mask(renderer.rule, tokens).to_dense())
 
 
 def test_a_batch_without_a_clip(renderer: Renderer) -> None:

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModelOutputWithPast
 
-from whilst.attention import set_backend
+from whilst.attention import set_backend, unpack_mask
 from whilst.positions import Grid
 
 VISION_START, VISION_END, VIDEO_PAD = "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"
@@ -259,17 +259,24 @@ def decode(
 def attach(model: PreTrainedModel, family: Family) -> None:
     """Route the inner model's forward through `decode` when it is given `visual_index`; anything else is untouched.
 
-    Batch keys: input_ids (B, L), position_ids (3, B, L), attention_mask (from build_mask), pixel_values_videos (P, C),
+    Batch keys: input_ids (B, L), position_ids (3, B, L), attention_mask (from pack_mask), pixel_values_videos (P, C),
     video_grid_thw (n, 3) of the distinct clips, visual_mask (B, L) bool, visual_index (V,): which feature each True of
     visual_mask takes, so that a clip that stands in several turns is encoded once; kept (N,), optional: the slots of
     the flattened (B * L) batch whose hidden states are returned, as (1, N, D). visual_features (F, D) with
-    visual_deepstack (a list of (F, D)) take the place of the pixels where a frozen tower has encoded them before.
+    visual_deepstack (a list of (F, D)) take the place of the pixels where a frozen tower has encoded them before. thin,
+    optional: makes rows shorter by what their features are (train.dropping.Thinning); slots stay those of the whole
+    rows.
     """
     core = model.model
     stock = core.forward
 
     def forward(
-        self: Any, *args: Any, visual_index: torch.Tensor | None = None, kept: torch.Tensor | None = None, **kwargs: Any
+        self: Any,
+        *args: Any,
+        visual_index: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
+        thin: Any = None,
+        **kwargs: Any,
     ) -> Any:
         if visual_index is None:
             return stock(*args, **kwargs)
@@ -277,15 +284,21 @@ def attach(model: PreTrainedModel, family: Family) -> None:
             features = Features(kwargs["visual_features"], tuple(kwargs["visual_deepstack"]))
         else:
             features = family.encode(self, kwargs["pixel_values_videos"], kwargs["video_grid_thw"])
+        mask = unpack_mask(kwargs["attention_mask"], kwargs["input_ids"].device)
+        put_back = None
+        if thin is not None:
+            visual_index, kwargs, mask, put_back = thin(features.tokens, visual_index, kwargs, mask)
         hidden: Any = decode(
             family,
             self,
             kwargs["input_ids"],
             kwargs["position_ids"],
-            kwargs["attention_mask"],
+            mask,
             kwargs["visual_mask"],
             features.take(visual_index),
         )
+        if put_back is not None:
+            hidden = put_back(hidden, kept)
         if kept is not None:
             hidden = hidden.flatten(0, 1)[None, kept]
         # the stock heads of both families read rope_deltas, which our explicit positions never use
@@ -381,10 +394,24 @@ def ban_vision_tokens(model: Any, banned: Sequence[int]) -> None:
     head.register_buffer("bias", bias, persistent=False)
 
 
-def add_lora(backbone: Backbone, rank: int, alpha: int, dropout: float, targets: Sequence[str]) -> None:
-    """Wrap the model with LoRA adapters (PEFT) on the language model's `targets` modules."""
+def add_lora(
+    backbone: Backbone, rank: int, alpha: int, dropout: float, targets: Sequence[str], full: Sequence[str] = ()
+) -> None:
+    """Wrap the model with LoRA adapters (PEFT) on the language model's `targets` modules. full: names that modules end
+    with which are trained whole and saved beside the adapters (merger, lm_head); BackboneError for one that none has.
+    """
     from peft import LoraConfig, get_peft_model
 
-    pattern = r".*language_model.*\.(" + "|".join(targets) + ")"
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern, task_type="CAUSAL_LM")
-    backbone.model = get_peft_model(backbone.model, config)
+    for name in full:
+        if not any(module == name or module.endswith(f".{name}") for module, _ in backbone.model.named_modules()):
+            raise BackboneError(f"lora.full: no module of {backbone.spec.family} is called {name!r}")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=r".*language_model.*\.(" + "|".join(targets) + ")",
+        modules_to_save=list(full) or None,
+        task_type="CAUSAL_LM",
+    )
+    # adapters keep the weights' dtype: ZeRO-3 gathers them in one buffer
+    backbone.model = get_peft_model(backbone.model, config, autocast_adapter_dtype=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, TypeVar
@@ -18,6 +18,35 @@ from whilst.render import RenderConfig
 from whilst.visibility import Tokens
 
 T = TypeVar("T")
+
+
+Alike = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # frames (..., N, D), twice -> (..., N)
+
+
+def cosine(before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
+    return F.cosine_similarity(before, now, dim=-1)
+
+
+def likeness(before: torch.Tensor | None, frames: torch.Tensor, alike: Alike) -> torch.Tensor:
+    """How like each token of a clip's frames (t, N, D) is to that at the same place of the frame before, (t * N,).
+
+    before: the last frame (N, D) of the clip before; None, or one of another size: the first frame is like nothing,
+    -inf. Training (train/dropping.py) and serving both call this.
+    """
+    first = torch.full_like(frames[0, :, 0], -torch.inf)
+    if before is not None and before.shape == frames[0].shape:
+        first = alike(before, frames[0])
+    return torch.cat([first[None], alike(frames[:-1], frames[1:])]).flatten()
+
+
+def unlike(alike: torch.Tensor, threshold: float | None, ratio: float | None) -> torch.Tensor:
+    """Which tokens of a clip stay (n,): those no more alike than `threshold`, or all but the share `ratio` that is most
+    alike. What is like nothing always stays."""
+    if threshold is not None:
+        return alike <= threshold
+    drop = torch.zeros(len(alike), dtype=torch.bool, device=alike.device)
+    drop[alike.argsort(descending=True, stable=True)[: int((ratio or 0.0) * len(alike))]] = True
+    return ~drop | torch.isinf(alike)
 
 
 @dataclass(frozen=True)
@@ -44,17 +73,9 @@ class DropSimilar(Policy):
         if self.threshold is None and self.ratio is None:
             return None
         frames = features.tokens.view(grid.t, grid.h * grid.w, -1)
-        first = torch.full((1, grid.h * grid.w), -torch.inf)  # nothing to compare with: kept
-        if watched.frames and watched.frames[-1].shape == frames[0].shape:
-            first = F.cosine_similarity(watched.frames[-1], frames[0], dim=-1)[None]
-        alike = torch.cat([first.to(frames.device), F.cosine_similarity(frames[:-1], frames[1:], dim=-1)])
+        alike = likeness(watched.frames[-1] if watched.frames else None, frames, cosine)
         watched.frames = [frames[-1]]
-        flat = alike.flatten().cpu()
-        if self.threshold is not None:
-            return Selection(flat <= self.threshold)
-        drop = torch.zeros(len(flat), dtype=torch.bool)
-        drop[flat.argsort(descending=True, stable=True)[: int((self.ratio or 0.0) * len(flat))]] = True
-        return Selection(~drop | torch.isinf(flat))
+        return Selection(unlike(alike.cpu(), self.threshold, self.ratio))
 
 
 @dataclass(frozen=True)
