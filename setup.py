@@ -21,6 +21,7 @@ REQUIREMENTS = {
     "deepspeed": "deepspeed==0.19.8",
     "flash-attn": "flash-attn==2.8.3.post2",
     "httpx": "httpx==0.28.1",
+    "huggingface-hub": "huggingface_hub==1.33.0",
     "ijson": "ijson==3.6.0",
     "jinja2": "Jinja2==3.1.6",
     "jsonschema": "jsonschema==4.26.0",
@@ -38,6 +39,7 @@ REQUIREMENTS = {
     "ruff": "ruff==0.17.6",
     "safetensors": "safetensors==0.8.0",
     "tenacity": "tenacity==9.2.1",
+    "tensorboard": "tensorboard==2.21.0",
     "tokenizers": "tokenizers==0.23.3",
     "torch": "torch==2.13.0",
     # For GPU machines only. Beside a CPU build of torch this wheel fails to import, and transformers, which sees it as
@@ -64,6 +66,7 @@ CORE = required(
     "datasets",
     "deepspeed",
     "httpx",
+    "huggingface-hub",
     "ijson",
     "jinja2",
     "jsonschema",
@@ -89,6 +92,7 @@ EXTRAS = {
     "vllm": required("vllm"),
     "synth": required("datatrove"),  # its executors alone; the local runner needs nothing
     "eval": [],  # nothing yet beyond the core
+    "tensorboard": required("tensorboard"),  # report_to: [tensorboard]
     "dev": required("datatrove", "mypy", "pytest", "pytest-xdist", "ruff", "types-jsonschema", "types-pyyaml"),
 }
 
@@ -112,7 +116,7 @@ setup(
     packages=find_packages(
         include=[
             f"{package}{inner}"
-            for package in ("whilst", "data_pipeline", "train", "rewards", "evaluation")
+            for package in ("whilst", "data_pipeline", "train", "rewards", "evaluation", "slurm")
             for inner in ("", ".*")
         ]
     ),
@@ -120,6 +124,8 @@ setup(
         "whilst": ["view_page/*.css", "view_page/*.js", "serve_page/*.html", "serve_page/*.css", "serve_page/*.js"],
         "data_pipeline": ["text/prompts/*.jinja"],
         "evaluation": ["lmms_plugin/tasks/*/*.yaml"],
+        "train": ["deepspeed/*.json"],
+        "slurm": ["templates/*.jinja"],
     },
     install_requires=CORE,
     extras_require=EXTRAS,

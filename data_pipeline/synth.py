@@ -1,6 +1,7 @@
 """The `synth` stage: sources (the world's, annotations', or videos') become shards of Samples.
 
     whilst synth recipes/vst/synth.yaml
+    whilst synth recipes/vst/synth.yaml --phase publish --task 3 --tasks 16     # its share: a task of a job array
 
     name: vst-world
     stage: synth
@@ -31,11 +32,12 @@ from data_pipeline.engine.jobs import phases
 from data_pipeline.engine.local import run_local
 from data_pipeline.engine.recipe import Datatrove, Slurm, SynthRecipe
 from data_pipeline.engine.tally import LEVELS
+from data_pipeline.engine.tasks import for_tasks, perform_share, undone
 from data_pipeline.source import SynthError
 from whilst.progress import progress
 from whilst.recipe import load_recipe, save_resolved
 
-__all__ = ["SynthRecipe", "report_table", "run", "show"]
+__all__ = ["SynthRecipe", "begin", "for_tasks", "report_table", "run", "run_share", "show", "undone"]
 
 
 def run(recipe: SynthRecipe) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def run(recipe: SynthRecipe) -> dict[str, Any]:
         EndpointError, BudgetError: a server that keeps failing, or a budget that is used up; run again to go on.
         OSError: something could not be written.
     """
-    _begin(recipe)
+    begin(recipe)
     folder, plan = Path(recipe.output), phases(recipe)
     if isinstance(recipe.executor, Slurm):
         if (folder / "yields.json").is_file():
@@ -66,7 +68,20 @@ def run(recipe: SynthRecipe) -> dict[str, Any]:
     return read_report(folder)
 
 
-def _begin(recipe: SynthRecipe) -> None:
+def run_share(recipe: SynthRecipe, phase: str, task: int, tasks: int) -> str:
+    """Do what is not done yet of one task of a phase; says what. `begin` and all phases before it come first.
+
+    Raises:
+        SynthError: as `run`, and where `begin` was not called.
+    """
+    if not Path(recipe.output, "recipe.yaml").is_file():
+        raise SynthError(f"{recipe.output}: holds no recipe.yaml: `whilst launch` writes it, or `whilst synth`")
+    begin(recipe)
+    done = perform_share(recipe, phase, task, tasks)
+    return f"{phase}: task {task} of {tasks}, {done} pieces are done"
+
+
+def begin(recipe: SynthRecipe) -> None:
     """Note down what is made here, or make sure that it is what the folder already holds a part of."""
     folder = Path(recipe.output)
     path = folder / "recipe.yaml"

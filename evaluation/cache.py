@@ -175,6 +175,12 @@ def open_folder(folder: Path, manifest: Mapping[str, Any]) -> str:
     return f"{folder}: predictions are made anew: {why}" if why else ""
 
 
+def is_open(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a job's folder is ready for this manifest, as `open_folder` makes it."""
+    file = folder / MANIFEST
+    return file.exists() and not differences(_decides(json.loads(file.read_text(encoding="utf-8"))), _decides(manifest))
+
+
 def _decides(manifest: Mapping[str, Any]) -> Any:
     """The commit is told, not compared: the hash of the sources says more, and a commit may touch other files."""
     return {key: value for key, value in manifest.items() if key != "commit"}

@@ -279,7 +279,7 @@ class _Watching:
         limit = self.limits[0]
         inner: Sampler = greedy
         if self.given is not None:
-            ids = self.checkpoint.renderer.encode(self.given[i])
+            ids = self.checkpoint.renderer.drawn(self.given[i])
             limit, inner = len(ids) + 1, forced([ids], self.checkpoint.renderer.boundary)
         self.texts.append(self._say("thought", i, inner, lambda: self.batch.think([True], limit)).text)
 

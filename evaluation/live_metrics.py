@@ -3,7 +3,8 @@
 The model is shown the sample's own history, never its own words: these figures say how likely the annotated dialogue
 is, not what the model would do alone, and are never pooled with those of `evaluation.proactive`. A *turn* is a run of
 frames at which the sample is silent, the last of which is the one at which it speaks, and what it says there. In Whilst
-a frame is a moment at which the model may speak (a segment has arrived), silence is the boundary token written first.
+a frame is a moment at which the model may speak (a segment has arrived), silence is the boundary token written first
+(or, with `render.silence: implicit`, the boundary token as what follows the segment).
 
     turns = live_turns(checkpoint, sample, clips, about="q0")        # one forward stream, and one for late turns
     scores = live_scores(turns, fps=frames_per_second(sample))       # of this sample
@@ -185,8 +186,8 @@ def live_figures(scores: Sequence[LiveScores]) -> dict[str, Figure]:
 class _Recorder:
     """Writes given texts on each row, and notes what the model would have written."""
 
-    def __init__(self, texts: Sequence[Sequence[int] | None], boundary: int) -> None:
-        self.write, self.boundary = forced(texts, boundary), boundary
+    def __init__(self, texts: Sequence[Sequence[int] | None], boundary: int, *, implicit: bool) -> None:
+        self.write, self.boundary, self.implicit = forced(texts, boundary), boundary, implicit
         self.frames: list[Frame | None] = [None] * len(texts)
         self.losses: list[list[float]] = [[] for _ in texts]
         self.right: list[list[bool]] = [[] for _ in texts]
@@ -200,7 +201,7 @@ class _Recorder:
             if self.frames[b] is None:  # whether to speak; then, given that it speaks, what to say
                 silence = float(torch.log_softmax(row, -1)[self.boundary].exp())
                 self.frames[b] = Frame(silence, int(row.argmax()) == self.boundary)
-                if chosen[b] == self.boundary:
+                if chosen[b] == self.boundary or self.implicit:  # implicit: what is said comes after the decision
                     continue
                 row = row.clone()
                 row[self.boundary] = -torch.inf
@@ -253,11 +254,11 @@ def _play(
         thought = isinstance(event, Thought) or (isinstance(event, Silence) and event.query is None)
         if not any(playing) or (thought and not checkpoint.contract.thinks) or not (thought or kept or measured):
             continue  # what is said on a branch about another query leaves no trace
-        gold = renderer.encode("" if isinstance(event, Silence) else event.text)
+        gold = renderer.drawn("" if isinstance(event, Silence) else event.text)
         ids = [
             (() if measured and i >= row.quiet else gold) if on else None for row, on in zip(rows, playing, strict=True)
         ]
-        recorder = _Recorder(ids, renderer.boundary)
+        recorder = _Recorder(ids, renderer.boundary, implicit=renderer.implicit)
         streams.sampler = recorder
         limit = len(gold) + 1
         if thought:

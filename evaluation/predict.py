@@ -102,7 +102,7 @@ def _watch(
     def think(batch: StreamBatch, segment: int, rows: Sequence[bool]) -> Sequence[Generated | None]:
         limit, batch.sampler = thought_tokens, sampler
         if given is not None:
-            ids = [renderer.encode(texts[segment]) if row else None for texts, row in zip(given, rows, strict=True)]
+            ids = [renderer.drawn(texts[segment]) if row else None for texts, row in zip(given, rows, strict=True)]
             limit = max(len(of_row) + 1 for of_row in ids if of_row is not None)
             batch.sampler = forced(ids, renderer.boundary)
         thoughts = batch.think(rows, limit)

@@ -81,12 +81,7 @@ def predict_all(recipe: EvalRecipe, jobs: Mapping[str, Job]) -> tuple[dict[str, 
     Raises EvaluationError where a process was killed; run it again, and it goes on from what is written.
     """
     check_devices(recipe.devices)
-    samples = load_samples(recipe)
-    manifests = _manifests(recipe, jobs, samples)
-    done = {}
-    for name, manifest in manifests.items():
-        why = open_folder(folder_of(recipe.output, name), manifest)
-        done[name] = Done(name, notes=(why,) if why else ())
+    done, manifests = open_folders(recipe, jobs, load_samples(recipe))
     first = [name for name, job in jobs.items() if job.writer is None]
     for wave in (first, [name for name in jobs if name not in first]):
         for found in _wave(recipe, {name: jobs[name] for name in wave}):
@@ -97,7 +92,19 @@ def predict_all(recipe: EvalRecipe, jobs: Mapping[str, Job]) -> tuple[dict[str, 
     return done, manifests
 
 
-def _manifests(recipe: EvalRecipe, jobs: Mapping[str, Job], samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
+def open_folders(
+    recipe: EvalRecipe, jobs: Mapping[str, Job], samples: Sequence[Sample]
+) -> tuple[dict[str, Done], dict[str, dict[str, Any]]]:
+    """Make every job's folder ready: nothing is done yet, and the manifests, by name of the job."""
+    manifests = manifests_of(recipe, jobs, samples)
+    done = {}
+    for name, manifest in manifests.items():
+        why = open_folder(folder_of(recipe.output, name), manifest)
+        done[name] = Done(name, notes=(why,) if why else ())
+    return done, manifests
+
+
+def manifests_of(recipe: EvalRecipe, jobs: Mapping[str, Job], samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     code = commit()
     for name, job in sorted(jobs.items(), key=lambda item: item[1].writer is not None):
@@ -125,10 +132,10 @@ def _joined(one: Done, other: Done) -> Done:
 
 def _wave(recipe: EvalRecipe, jobs: Mapping[str, Job]) -> list[Done]:
     tasks = [(name, job, shard) for name, job in jobs.items() for shard in range(recipe.shards)]
-    return list(spread(recipe, _predict, tasks).values())
+    return list(spread(recipe, predict_task, tasks).values())
 
 
-def _predict(recipe: EvalRecipe, task: tuple[str, Job, int], device: str) -> Done:
+def predict_task(recipe: EvalRecipe, task: tuple[str, Job, int], device: str) -> Done:
     return predict_shard(recipe, *task, device)
 
 

@@ -149,7 +149,11 @@ def said(sample: Sample) -> Iterator[tuple[int, str]]:
 
 def forced(renderer: Renderer, sample: Sample) -> list[tuple[int, int]]:
     """(event, token) for every generated token of a sample."""
-    return [(i, token) for i, text in said(sample) for token in (*renderer.encode(text), renderer.boundary)]
+    return [(i, token) for i, text in said(sample) for token in _drawn(renderer, text)]
+
+
+def _drawn(renderer: Renderer, text: str) -> tuple[int, ...]:
+    return (*renderer.drawn(text), renderer.boundary)
 
 
 def stream(

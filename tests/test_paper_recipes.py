@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +95,17 @@ def test_a_recipe_plans_without_gpu_and_network(path: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("path", TRAINED, ids=recipe_id)
 def test_a_recipe_renders_its_script(path: Path, tmp_path: Path) -> None:
-    found = CliRunner().invoke(app, ["launch", str(path), f"output={tmp_path / 'run'}", "--dry-run"])
+    out = tmp_path / "run"
+    found = CliRunner().invoke(app, ["launch", str(path), f"output={out}", "--dry-run"])
     assert found.exit_code == 0, found.output
-    assert "#SBATCH" in found.output and "srun" in found.output
+    asked = load_for(stage_of(path), path)
+    assert load_recipe(out / "launch" / "recipe.yaml", type(asked)) == replace(asked, output=str(out))
+    (script,) = (out / "launch").glob("*.sbatch")
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    text = script.read_text()
+    nodes = asked.launch.nodes + asked.launch.server_nodes
+    assert f"#SBATCH --nodes={nodes}\n" in text and f"#SBATCH --gpus-per-node={asked.launch.gpus_per_node}\n" in text
+    assert "srun" in text and str(out / "launch" / "recipe.yaml") in text
 
 
 @pytest.fixture(scope="module")

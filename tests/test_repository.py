@@ -31,10 +31,7 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.name != FRAGMENT)
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
-    *(
-        ROOT / "docs" / name
-        for name in ("concepts.md", "DATA.md", "RL.md", "REWARDS.md", "STREAMING.md", "EVALUATION.md")
-    ),
+    *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.stem not in ("LOG", "BENCHMARKS")),
     *sorted((ROOT / "recipes").glob("*/README.md")),
 ]
 STAGE_PACKAGES = ("data_pipeline", "train", "evaluation")
@@ -65,6 +62,7 @@ def imports(file: Path) -> set[str]:
     [
         ("whilst", {"whilst"}),
         ("rewards", {"whilst", "rewards"}),
+        ("slurm", {"whilst", "slurm"}),
         *[(stage, {"whilst", "rewards", stage}) for stage in STAGE_PACKAGES],
     ],
 )
@@ -102,7 +100,7 @@ def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_setup_has_one_table_of_pins(monkeypatch: pytest.MonkeyPatch) -> None:
     given = setup_arguments(monkeypatch)
     assert given["version"] == __version__
-    assert set(given["extras_require"]) == {"gpu", "vllm", "synth", "eval", "dev"}
+    assert set(given["extras_require"]) == {"gpu", "vllm", "synth", "eval", "tensorboard", "dev"}
     everything = [*given["install_requires"], *chain(*given["extras_require"].values())]
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", pin) for pin in everything), everything
     # One version a package, however many extras name it.

@@ -21,6 +21,8 @@ from accelerate.utils import gather_object
 from transformers import PrinterCallback, set_seed
 
 from rewards.mix import RewardMix
+from train.attempt import attempt, claim
+from train.checkpoints import Resumable, WholeCheckpoints, save_final
 from train.difficulty import keep_by_difficulty, measure, read_difficulty, write_difficulty
 from train.episodes import (
     Weighing,
@@ -30,21 +32,17 @@ from train.grpo_recipe import GRPOError, GRPORecipe, at_ranks, check, contract_o
 from train.grpo_trainer import EpisodeGRPOTrainer
 from train.policies import Policy, StreamPolicy, ViewStore
 from train.pool import ClipStore, SamplePool
+from train.reporting import prepare_reporting
 from train.rollouts import Rollouts
 from train.rows import Collator
+from train.sharding import spread_model
 from train.stage import (
-    Resumable,
-    last_checkpoint,
-    prepare_model,
-    prepare_wandb,
     ranks,
-    save_final,
 )
 from train.vllm_policy import check_installed, check_servable
 from train.vllm_weights import connect
 from whilst.backbones.base import Features, ban_vision_tokens
 from whilst.clips import SegmentClip
-from whilst.recipe import save_resolved
 from whilst.render import Renderer
 from whilst.sample import JSON, read_samples
 
@@ -81,10 +79,11 @@ def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
     if recipe.policy == "vllm":
         check_installed()
     out = Path(recipe.output)
-    out.mkdir(parents=True, exist_ok=True)
-    save_resolved(recipe, out / "recipe.yaml")
-    prepare_wandb(recipe)
-    backbone = prepare_model(recipe.model)
+    claim(recipe)
+    prepare_reporting(recipe)
+    seen = replace(recipe.model, min_pixels=contract.min_pixels, max_pixels=contract.max_pixels)
+    recipe = replace(recipe, model=seen)  # frames as large as the contract says
+    backbone = spread_model(recipe)
     ban_vision_tokens(backbone.model, backbone.banned)
     renderer = Renderer(backbone.tokenizer, backbone.spec, render)
     if recipe.policy == "vllm":
@@ -129,6 +128,7 @@ def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
         views=views,
         callbacks=[Resumable()],
     )
+    trainer.keep = recipe.keep_checkpoints
     trainer.remove_callback(PrinterCallback)
     if recipe.data.difficulty is not None:
         leave_out_easy_and_hard(trainer, policy)
@@ -139,10 +139,10 @@ def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
 
 def run(recipe: GRPORecipe) -> Path:
     """Train, resuming from the last checkpoint in the output folder if there is one."""
-    trainer = build_trainer(recipe)
-    checkpoint = last_checkpoint(recipe.output)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    contract = contract_of(recipe)
-    save_final(trainer, recipe, replace(contract, base=recipe.model.path, render=trainer.renderer.config))
-    trainer.accelerator.end_training()
-    return Path(recipe.output)
+
+    def save(trainer: WholeCheckpoints) -> None:
+        assert isinstance(trainer, EpisodeGRPOTrainer)
+        render = trainer.renderer.config
+        save_final(trainer, recipe, replace(contract_of(recipe), base=recipe.model.path, render=render))
+
+    return attempt(recipe, lambda: build_trainer(recipe), save)

@@ -18,6 +18,7 @@ from train.episodes import (
 )
 from train.pool import Curriculum
 from train.rollouts import RolloutSettings
+from train.sharding import sharding_arguments
 from train.stage import (
     TrainRecipe,
     optimiser_arguments,
@@ -104,19 +105,21 @@ class GRPORecipe(TrainRecipe):
 
 
 def contract_of(recipe: GRPORecipe) -> Contract:
-    """The streaming contract of the checkpoint that training starts from."""
+    """The streaming contract that episodes are watched under: the checkpoint's, or the recipe's where it has none.
+    Pixels are the recipe's where it gives them."""
+    model = recipe.model
     if recipe.contract is None:
-        return read_contract(recipe.model.path)
-    if Path(recipe.model.path, CONTRACT).exists():
+        contract = read_contract(model.path)
+    elif Path(model.path, CONTRACT).exists():
         raise GRPOError(
-            f"contract: {recipe.model.path} has a {CONTRACT} of its own, which training must keep to; leave it out"
+            f"contract: {model.path} has a {CONTRACT} of its own, which training must keep to; leave it out"
         )
-    settings = recipe.model
+    else:
+        contract = replace(recipe.contract, base=model.path)
     return replace(
-        recipe.contract,
-        base=settings.path,
-        min_pixels=settings.min_pixels,
-        max_pixels=settings.max_pixels,
+        contract,
+        min_pixels=contract.min_pixels if model.min_pixels is None else model.min_pixels,
+        max_pixels=contract.max_pixels if model.max_pixels is None else model.max_pixels,
     )
 
 
@@ -151,6 +154,7 @@ def grpo_arguments(recipe: GRPORecipe) -> GRPOConfig:
     loss, rollout = recipe.loss, recipe.rollout
     return GRPOConfig(
         **optimiser_arguments(recipe),
+        **sharding_arguments(recipe),
         per_device_train_batch_size=rollout.rollouts,
         num_generations=rollout.rollouts,
         steps_per_generation=recipe.optim.accumulation * loss.updates,
@@ -192,8 +196,7 @@ def check(recipe: GRPORecipe, contract: Contract, render: RenderConfig) -> None:
             f"rollout.thought_tokens {recipe.rollout.thought_tokens} exceeds the text memory's cap, "
             f"render.memory_tokens {render.memory_tokens}: such a thought could not be kept"
         )
-    every = recipe.loss.updates * recipe.loss.iterations
-    if recipe.model.attention == "whilst_flex" and recipe.save_steps % every:
-        raise GRPOError(f"save_steps must be a multiple of {every} with whilst_flex: its masks cannot be saved")
+    if render.silence == "implicit":
+        raise GRPOError("render.silence: implicit writes no turn to train: start from a checkpoint with silence: turn")
     if not contract.thinks and recipe.loss.roles == ("thought",):
         raise GRPOError("loss.roles: the checkpoint does not think, so there is no thought to train")

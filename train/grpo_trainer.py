@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import prepare_deepspeed, unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
 
+from train.checkpoints import WholeCheckpoints
 from train.episode_tables import EpisodeRow, combine, log_to_wandb, metrics, write_page, write_table
 from train.episodes import (
     Judged,
@@ -40,10 +41,10 @@ from train.grpo_recipe import GRPOError, GRPORecipe, grpo_arguments
 from train.policies import StreamPolicy, ViewStore
 from train.rollouts import Generation, Rollouts
 from train.rows import Collator
-from train.stage import (
-    load_strictly,
-    prepare_model,
-)
+from train.sharding import keep_positions_exact
+from train.stage import prepare_model
+from train.stopping import Interrupted, interruptible
+from train.together import any_rank, together
 from whilst.backbones.base import Backbone, ban_vision_tokens
 from whilst.render import Renderer
 
@@ -54,10 +55,10 @@ class RolloutGapError(GRPOError):
     """Rollout and trainer give the same tokens different log-probs: what is trained is not what was sampled from."""
 
 
-class EpisodeGRPOTrainer(GRPOTrainer):
+class EpisodeGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     """GRPOTrainer whose completions are the turns of episodes. Overridden: where batches come from
     (get_train_dataloader, _prepare_inputs), the forward (_get_per_token_logps_and_entropies), guards around the loss
-    (_compute_loss, _get_grad_norm), what is logged (log) and checkpoints (_save_checkpoint, _load_from_checkpoint)."""
+    (_compute_loss, _get_grad_norm), what is logged (log) and what stands in checkpoints (save_beside)."""
 
     args: GRPOConfig
 
@@ -125,9 +126,13 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         """The micro-batches of a generation, equally many on every rank, with equally many turns."""
         accelerator = self.accelerator
         own = isinstance(self.rollouts.policy, StreamPolicy)  # vLLM has weights of its own, and gathers ours itself
-        with self._on_all_ranks(), self._whole_model() if own else nullcontext():
+        made = None
+        with together(GRPOError), self._whole_model() if own else nullcontext(), interruptible(), suppress(Interrupted):
             made = self.rollouts.generation(number, accelerator.process_index, accelerator.num_processes)
-        with self._on_all_ranks(), self._whole_model():  # a rank that failed above must not be waited for here
+        if any_rank(made is None):  # a generation follows from its number: the next attempt makes the same one
+            self.save_and_stop()
+        assert made is not None, "save_and_stop raises"
+        with together(GRPOError), self._whole_model():  # a rank that failed above must not be waited for here
             batches, norms = self._batches(made)
         self.views.clear()
         self._gaps = {}
@@ -181,7 +186,8 @@ class EpisodeGRPOTrainer(GRPOTrainer):
 
     def _frozen_copy(self) -> Any:
         """The first checkpoint once more, as the reference of the KL term."""
-        reference = prepare_model(replace(self.recipe.model, lora=None))
+        reference = prepare_model(replace(self.recipe.model, lora=None))  # as self.args say that models are spread
+        keep_positions_exact(reference.model)
         ban_vision_tokens(reference.model, reference.banned)
         add_fused_lm_head(reference.model, temperature=self.temperature)
         reference.model.requires_grad_(False)
@@ -309,21 +315,6 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         found = self.accelerator.gather(own).max(0).values.tolist()
         return [int(value) for value in found] if all(isinstance(value, int) for value in values) else found
 
-    @contextmanager
-    def _on_all_ranks(self) -> Iterator[None]:
-        """What a rank does alone: if one fails, all stop, instead of waiting for it for ever."""
-        failed: Exception | None = None
-        try:
-            yield
-        except Exception as error:
-            failed = error
-        told = gather_object([f"{type(failed).__name__}: {failed}" if failed else ""])
-        if failed is not None:
-            raise failed
-        for rank, message in enumerate(told):
-            if message:
-                raise GRPOError(f"rank {rank} failed: {message}")
-
     # --- what is logged ---------------------------------------------------------------------------------------------
 
     def _note(self, made: Generation, number: int) -> None:
@@ -361,23 +352,23 @@ class EpisodeGRPOTrainer(GRPOTrainer):
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not load_strictly(self, resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+    @property
+    def batch(self) -> int:
+        """Groups that a generation takes over all ranks."""
+        groups = self.recipe.rollout.groups
+        assert groups is not None, "a rank's share by now: RolloutSettings.at"
+        return groups * self.accelerator.num_processes
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Also the micro-batches that are still to be trained on, where a checkpoint falls into a generation."""
-        Trainer._save_checkpoint(self, model, trial)
+    def save_beside(self, folder: Path) -> None:
+        """The micro-batches that are still to be trained on, where a checkpoint falls into a generation."""
         if self._step % (self.per_generation * self.num_iterations) and self._buffered_inputs is not None:
-            file = self._buffer_file(Path(self.recipe.output, f"checkpoint-{self.state.global_step}"))
-            torch.save(self._buffered_inputs, file)
-        self.accelerator.wait_for_everyone()  # the mark of completeness comes next, and counts for all ranks
+            torch.save(self._buffered_inputs, self._buffer_file(folder))
 
     def _load_buffer(self, checkpoint: Path) -> list[dict[str, Any]] | None:
         """What a checkpoint inside a generation keeps of it. GRPOError where this rank's part is missing."""
         if self._step % (self.per_generation * self.num_iterations) == 0:
             return None
-        with self._on_all_ranks():
+        with together(GRPOError):
             file = self._buffer_file(checkpoint)
             if not file.exists():
                 raise GRPOError(f"{file} is missing: a checkpoint inside a generation is resumed on as many ranks")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from train.stopping import check
 from whilst.backbones.base import Backbone
 from whilst.clips import SegmentClip, View
 from whilst.episode import Episode
@@ -103,6 +104,7 @@ class StreamPolicy:
         episodes: list[Episode] = []
         try:
             for start in range(0, len(tasks), self.batch):
+                check()
                 episodes += self._watch(tasks[start : start + self.batch], limits)
         finally:
             self.backbone.model.train(training)

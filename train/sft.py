@@ -13,50 +13,32 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from train.losses import SFTLoss
-from train.rows import Collator, DataError, Item, Rejected, Thoughts, load_items, pack
+from train.attempt import attempt, claim, is_main
+from train.checkpoints import Resumable, WholeCheckpoints, save_final
+from train.dropping import Dropping, DropSimilar, Epochs
+from train.dropping import check as check_dropping
+from train.losses import Decisions, SFTLoss, total_count
+from train.prepare import Rows, measure, rejected
+from train.reporting import prepare_reporting
+from train.rows import Collator, DataError, Item, Rejected, Thoughts, pack
+from train.sharding import sharding_arguments, spread_model, switch_fsdp2_on
 from train.stage import (
-    Resumable,
     TrainRecipe,
-    last_checkpoint,
-    load_strictly,
     optimiser_arguments,
-    prepare_model,
-    prepare_wandb,
     ranks,
-    save_final,
 )
 from whilst.checkpoint import Contract
-from whilst.recipe import save_resolved
-from whilst.render import IGNORE, RenderConfig, Renderer
+from whilst.render import IGNORE, RenderConfig, Renderer, TokenRow
+from whilst.sample import read_samples
 
-
-@dataclass(frozen=True)
-class DropSimilar:
-    """TimeChat-Online's DTD (2504.17343, 3.2): of a frame, the visual tokens that equal those of the frame before at
-    the same place are left out of the row; the rest keep their positions. by feature: those whose cosine is above
-    `threshold`; by pixel: those whose mean absolute difference is below it. ratio: the share that goes instead, the
-    most alike first. probability: how often a sample is thinned at all."""
-
-    by: Literal["feature", "pixel"] = "feature"
-    threshold: float | None = None
-    ratio: float | None = None
-    probability: float = 1.0
-
-    def __post_init__(self) -> None:
-        if (self.threshold is None) == (self.ratio is None):
-            raise ValueError("drop_similar: give threshold or ratio, one of them")
-        if self.ratio is not None and not 0.0 <= self.ratio < 1.0:
-            raise ValueError(f"drop_similar.ratio is a share from 0 to 1, not {self.ratio}")
-        if not 0.0 <= self.probability <= 1.0:
-            raise ValueError(f"drop_similar.probability must lie from 0 to 1, not {self.probability}")
+PREPARED = "prepared.json"
 
 
 @dataclass(frozen=True)
@@ -64,7 +46,8 @@ class DataSettings:
     """Samples, as `whilst.sample.read_samples` takes them; several files are read one after the other, and one that is
     named twice counts twice. thoughts: drop them for arms that do not think, or put silence in their place.
     max_rejected: how many samples may be left out. The loss on `validation` is logged before the first step and after
-    the last."""
+    the last. keep_megabytes: of decoded frames and rows that a process keeps; what is beyond is decoded again when it
+    is needed. workers: processes that decode ahead of a rank, each with a memory of its own; 0: the rank itself."""
 
     train: str | tuple[str, ...]
     validation: str | None = None
@@ -74,32 +57,40 @@ class DataSettings:
     pack_tokens: int | None = None
     max_rejected: int = 0
     drop_similar: DropSimilar | None = None
+    keep_megabytes: float = 4000.0
+    workers: int = 0
 
 
 @dataclass(frozen=True)
 class SFTRecipe(TrainRecipe):
-    """One SFT stage."""
+    """One SFT stage. policy: the memory policies that the trained folder is served with, as Contract takes them."""
 
     data: DataSettings = field(kw_only=True)
     render: RenderConfig = field(kw_only=True, default=RenderConfig())
     loss: SFTLoss = field(kw_only=True, default=SFTLoss())
+    policy: tuple[dict[str, Any], ...] = field(kw_only=True, default=())
 
 
-class StreamingSFTTrainer(SFTTrainer):
+class StreamingSFTTrainer(WholeCheckpoints, SFTTrainer):
     """SFTTrainer whose batches carry loss weights. The loss is sum(w * nll) / sum(w) over the global batch, so how rows
-    lie on ranks and micro-batches changes nothing."""
+    lie on ranks and micro-batches changes nothing. decisions: weighs some labels further while training
+    (train/losses.py); a held-out loss is always the plain one, so that runs can be compared."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, decisions: Decisions | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.decisions = decisions
         # Qwen-VL classes say False; the Trainer would then divide our global mean by the accumulation steps once more
         self.model_accepts_loss_kwargs = True
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not load_strictly(self, resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        switch_fsdp2_on(self)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         total = sum((batch["loss_weight"][:, 1:].sum() for batch in batch_samples), torch.zeros(())).to(device)
+        if self.decisions is not None:
+            counts = total_count(self.decisions, batch_samples).to(device)
+            self.decisions.of_update = self.accelerator.gather(counts).view(-1, len(counts)).sum(0)
         return self.accelerator.gather(total).sum() if self.args.average_tokens_across_devices else total
 
     def compute_loss(
@@ -110,17 +101,25 @@ class StreamingSFTTrainer(SFTTrainer):
         kept = (labels != IGNORE).flatten().nonzero()[:, 0]  # the LM head runs on these alone
         weights = inputs["loss_weight"].roll(-1, 1).flatten()[kept][None]
         outputs = model(
-            **{k: v for k, v in inputs.items() if k not in ("loss_weight", "labels")},
+            **{k: v for k, v in inputs.items() if k not in ("loss_weight", "labels", "dropped")},
             kept=kept,
             shift_labels=labels.flatten()[kept][None],
             fused_lm_head=True,
             use_cache=False,
         )
         total = weights.sum() if num_items_in_batch is None else num_items_in_batch
+        mode = "train" if model.training else "eval"
+        if self.decisions is not None and model.training:
+            classes = self.decisions.classes(inputs["labels"]).roll(-1, 1).flatten()[kept][None]
+            weights = weights * self.decisions.factors(classes, outputs.log_probs)
+            for name, recall in self.decisions.recalls(classes, outputs.is_top1).items():
+                self._metrics[mode][name].append(recall)
+        dropped = inputs["thin"].dropped if "thin" in inputs else inputs.get("dropped")
+        if dropped is not None:
+            self._metrics[mode]["dropped_share"].append(float(dropped[0] / max(int(dropped[1]), 1)))
         loss = -(outputs.log_probs * weights).sum() / total
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP averages the gradients over ranks
-        mode = "train" if model.training else "eval"
         self._metrics[mode]["mean_token_accuracy"].append(outputs.is_top1.float().mean().item())
         return (loss, outputs) if return_outputs else loss
 
@@ -157,75 +156,120 @@ def training_arguments(recipe: SFTRecipe) -> SFTConfig:
     """The TRL configuration of a recipe."""
     return SFTConfig(
         **optimiser_arguments(recipe),
+        **sharding_arguments(recipe),
         per_device_train_batch_size=recipe.optim.batch_size,
         dataset_kwargs={"skip_prepare_dataset": True},
+        dataloader_num_workers=recipe.data.workers,
         max_length=None,
     )
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Rows, their numbers by pack, what was rejected, and what was counted."""
+
+    rows: Rows
+    packs: list[list[int]]
+    rejected: list[Rejected]
+    counts: torch.Tensor
+
+    def items(self, packs: Iterable[int]) -> list[list[Item]]:
+        return [[self.rows[row] for row in self.packs[of]] for of in packs]
+
+
 def prepare_data(
-    data: DataSettings, path: str | Sequence[str], renderer: Renderer
-) -> tuple[list[list[Item]], list[Rejected]]:
-    """Packs of items of the samples at `path`, and what was rejected. Too many rejections are an error."""
-    items: list[Item] = []
-    rejected: list[Rejected] = []
-    for one in (path,) if isinstance(path, str) else path:
-        more, left_out = load_items(one, renderer, data.fps, thoughts=data.thoughts, limit=data.limit)
-        items, rejected = items + more, rejected + left_out
-    if len(rejected) > data.max_rejected:
-        listed = "\n  ".join(f"{r.sample}: {r.reason}" for r in rejected[:5])
+    data: DataSettings,
+    path: str | Sequence[str],
+    renderer: Renderer,
+    keep: Path | None = None,
+    count: Callable[[TokenRow], Sequence[int]] | None = None,
+) -> Prepared:
+    """The rows of the samples at `path`, and what was rejected. Too many rejections are an error."""
+    samples = [s for one in ((path,) if isinstance(path, str) else path) for s in read_samples(one)[: data.limit]]
+    rows = Rows(samples, renderer, data.fps, data.thoughts, data.keep_megabytes)
+    found = measure(rows, keep, count)
+    left_out = rejected(rows, found)
+    if len(left_out) > data.max_rejected:
+        listed = "\n  ".join(f"{r.sample}: {r.reason}" for r in left_out[:5])
         raise DataError(
-            f"{path}: {len(rejected)} samples cannot be used, data.max_rejected is {data.max_rejected}; first:"
+            f"{path}: {len(left_out)} samples cannot be used, data.max_rejected is {data.max_rejected}; first:"
             f"\n  {listed}"
         )
-    if not items:
+    if not len(rows):
         raise DataError(f"{path}: no sample to train on")
-    return ([[item] for item in items] if data.pack_tokens is None else pack(items, data.pack_tokens)), rejected
+    packs = [[row] for row in range(len(rows))]
+    if data.pack_tokens is not None:
+        packs = pack(rows.lengths, data.pack_tokens, [samples[sample].id for sample, _ in rows.places])
+    counts = [torch.tensor(one.counts) for one in found if one.counts]
+    return Prepared(rows, packs, left_out, torch.stack(counts).sum(0) if counts else torch.zeros(0))
 
 
 def build_trainer(recipe: SFTRecipe) -> StreamingSFTTrainer:
-    """Everything a run needs, ready for .train()."""
+    """Everything a run needs, ready for .train(). Raises where the recipe contradicts itself, before it reads data."""
+    dropping = recipe.data.drop_similar
+    contract_of(recipe)  # its policies fit, or it raises
+    if dropping is not None:
+        check_dropping(dropping, recipe.render, recipe.model.attention)
     set_seed(recipe.seed)
     out = Path(recipe.output)
-    out.mkdir(parents=True, exist_ok=True)
-    save_resolved(recipe, out / "recipe.yaml")
-    prepare_wandb(recipe)
-    backbone = prepare_model(recipe.model)
+    claim(recipe)
+    prepare_reporting(recipe)
+    backbone = spread_model(recipe)
     renderer = Renderer(backbone.tokenizer, backbone.spec, recipe.render)
-    packs, rejected = prepare_data(recipe.data, recipe.data.train, renderer)
-    (out / "rejected.jsonl").write_text("".join(json.dumps(asdict(r)) + "\n" for r in rejected))
+    decisions = Decisions(recipe.loss.decision, renderer) if recipe.loss.decision is not None else None
+    training_arguments(replace(recipe, optim=recipe.optim.at(ranks(), 1)))  # ranks meet here, as it says how they do
+    prepared = prepare_data(
+        recipe.data,
+        recipe.data.train,
+        renderer,
+        out / PREPARED,
+        (lambda row: decisions.count(torch.from_numpy(row.labels)[None]).tolist()) if decisions is not None else None,
+    )
+    if decisions is not None:
+        decisions.take_data(prepared.counts)
+    if is_main():
+        (out / "rejected.jsonl").write_text("".join(json.dumps(asdict(r)) + "\n" for r in prepared.rejected))
     collator = Collator(backbone.spec, renderer.rule, recipe.model.attention, backbone.tokenizer.pad_token_id)
-    recipe = replace(recipe, optim=recipe.optim.at(ranks(), len(packs)))
+    recipe = replace(recipe, optim=recipe.optim.at(ranks(), len(prepared.packs)))
+    thinned, callbacks = collator, list[TrainerCallback]([Resumable()])
+    if dropping is not None:
+        thins = Dropping(dropping, backbone.spec, recipe.seed)
+        thinned = replace(collator, dropping=thins)
+        callbacks.append(Epochs(thins))
     trainer = StreamingSFTTrainer(
+        decisions=decisions,
         model=backbone.model,
         args=training_arguments(recipe),
-        train_dataset=Dataset.from_dict({"pack": list(range(len(packs)))}),
-        data_collator=lambda picks: collator([packs[pick["pack"]] for pick in picks]),
+        train_dataset=Dataset.from_dict({"pack": list(range(len(prepared.packs)))}),
+        data_collator=lambda picks: thinned(prepared.items(pick["pack"] for pick in picks)),
         processing_class=backbone.tokenizer,
-        callbacks=[Resumable()],
+        callbacks=callbacks,
     )
+    trainer.keep = recipe.keep_checkpoints
     trainer.remove_callback(PrinterCallback)  # the curve is in trainer_state.json; quiet when piped
     if recipe.data.validation is not None:
-        held_out, _ = prepare_data(recipe.data, recipe.data.validation, renderer)
-        size = recipe.optim.batch_size
-        cuts = [held_out[i : i + size] for i in range(0, len(held_out), size)]
-        trainer.add_callback(HeldOut(trainer, lambda: map(collator, cuts)))
+        held_out = prepare_data(recipe.data, recipe.data.validation, renderer)
+        size, last = recipe.optim.batch_size, len(held_out.packs)
+        cuts = [range(i, min(i + size, last)) for i in range(0, last, size)]
+        trainer.add_callback(HeldOut(trainer, lambda: (collator(held_out.items(cut)) for cut in cuts)))
     return trainer
 
 
-def run(recipe: SFTRecipe) -> Path:
-    """Train, resuming from the last checkpoint in the output folder if there is one."""
-    trainer = build_trainer(recipe)
-    checkpoint = last_checkpoint(recipe.output)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    contract = Contract(
+def contract_of(recipe: SFTRecipe) -> Contract:
+    """What inference must know of this training. PolicyError for a policy that the layout cannot have."""
+    return Contract(
         base=recipe.model.path,
         fps=recipe.data.fps,
         thinks=recipe.data.thoughts != "drop",
         render=recipe.render,
         min_pixels=recipe.model.min_pixels,
         max_pixels=recipe.model.max_pixels,
+        policy=recipe.policy,
     )
-    save_final(trainer, recipe, contract)
-    trainer.accelerator.end_training()  # a process that exits with a live process group may abort while it is torn down
-    return Path(recipe.output)
+
+
+def run(recipe: SFTRecipe) -> Path:
+    """Train, resuming from the last checkpoint in the output folder if there is one."""
+    return attempt(
+        recipe, lambda: build_trainer(recipe), lambda trainer: save_final(trainer, recipe, contract_of(recipe))
+    )

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import PeftModel
-from transformers import AutoModelForImageTextToText, TrainerCallback
-from transformers.utils import cached_file
 
+from train.reporting import WandbSettings
 from whilst.backbones.base import Backbone, add_lora, freeze_vision, load
-from whilst.checkpoint import CONTRACT, Contract
-from whilst.recipe import Recipe, save_resolved
+from whilst.recipe import Recipe
 
 
 class StageError(ValueError):
@@ -129,46 +124,7 @@ class TrainRecipe(Recipe):
     keep_checkpoints: int | None = field(kw_only=True, default=2)  # the newest; None: all
     log_steps: int = field(kw_only=True, default=10)
     report_to: tuple[str, ...] = field(kw_only=True, default=())
-
-
-COMPLETE = "complete"
-
-
-class Resumable(TrainerCallback):
-    """Marks a checkpoint when all of it is written, and keeps the W&B run of a resumed training the same."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        run = sys.modules["wandb"].run if "wandb" in sys.modules else None
-        if run is not None and state.is_world_process_zero:
-            Path(args.output_dir, "wandb_run_id").write_text(run.id)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            Path(args.output_dir, f"checkpoint-{state.global_step}", COMPLETE).touch()
-
-
-def load_strictly(trainer: Any, checkpoint: str) -> bool:
-    """Load the weights of a checkpoint into the trainer's model by exact names; False where that is the stock method's
-    task (DeepSpeed, FSDP, LoRA).
-
-    The stock method matches names as they stand in the file, and Qwen2.5-VL saves its vision tower under other names
-    than it has in memory: a resumed run would silently start from an untrained tower.
-    """
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled or isinstance(trainer.model, PeftModel):
-        return False
-    saved = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=trainer.model.dtype)
-    trainer.model.load_state_dict(saved.state_dict(), strict=True)
-    return True
-
-
-def last_checkpoint(output: str | Path) -> Path | None:
-    """The newest complete checkpoint of a run; a torn one (killed while saving) is passed over, saying so."""
-    steps = {int(p.name.split("-")[1]): p for p in Path(output).glob("checkpoint-*") if p.name.split("-")[1].isdigit()}
-    for step in sorted(steps, reverse=True):
-        if (steps[step] / COMPLETE).exists():
-            return steps[step]
-        print(f"{steps[step]}: not complete (killed while saving?), using an earlier checkpoint", file=sys.stderr)
-    return None
+    wandb: WandbSettings = field(kw_only=True, default=WandbSettings())
 
 
 def optimiser_arguments(recipe: TrainRecipe) -> dict[str, Any]:
@@ -196,7 +152,6 @@ def optimiser_arguments(recipe: TrainRecipe) -> dict[str, Any]:
         max_grad_norm=o.max_grad_norm,
         gradient_checkpointing=o.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if o.gradient_checkpointing else None,
-        deepspeed=o.deepspeed,
         bf16=recipe.model.dtype == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
         seed=recipe.seed,
@@ -214,18 +169,6 @@ def optimiser_arguments(recipe: TrainRecipe) -> dict[str, Any]:
     )
 
 
-def prepare_wandb(recipe: TrainRecipe) -> None:
-    """Offline unless a key or a mode is set; a resumed run goes on under its id."""
-    if "wandb" not in recipe.report_to:
-        return
-    if "WANDB_MODE" not in os.environ and "WANDB_API_KEY" not in os.environ:
-        os.environ["WANDB_MODE"] = "offline"
-    os.environ.setdefault("WANDB_DIR", recipe.output)
-    saved = Path(recipe.output, "wandb_run_id")
-    if saved.exists():
-        os.environ["WANDB_RUN_ID"], os.environ["WANDB_RESUME"] = saved.read_text(), "allow"
-
-
 def prepare_model(settings: ModelSettings) -> Backbone:
     """Load, freeze and wrap the checkpoint as the recipe says."""
     backbone = load(
@@ -239,19 +182,5 @@ def prepare_model(settings: ModelSettings) -> Backbone:
     freeze_vision(backbone, settings.freeze_vision)
     if settings.lora is not None:
         lora = settings.lora
-        add_lora(backbone, lora.rank, lora.alpha, lora.dropout, lora.targets)
+        add_lora(backbone, lora.rank, lora.alpha, lora.dropout, lora.targets, lora.full)
     return backbone
-
-
-def save_final(trainer: Any, recipe: TrainRecipe, contract: Contract) -> None:
-    """The trained model as an ordinary HF folder, with the base's processor files and the streaming contract."""
-    out = Path(recipe.output)
-    trainer.save_model(str(out))
-    if not trainer.is_world_process_zero():
-        return
-    trainer.state.save_to_json(str(out / "trainer_state.json"))
-    for name in ("preprocessor_config.json", "video_preprocessor_config.json", "chat_template.jinja"):
-        file = cached_file(recipe.model.path, name, _raise_exceptions_for_missing_entries=False)
-        if file is not None:
-            shutil.copy(file, out / name)
-    save_resolved(contract, out / CONTRACT)

@@ -11,8 +11,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,7 +40,8 @@ STAGES = {
     "grpo": ("train.grpo", "GRPORecipe"),
     "eval": ("evaluation.run", "EvalRecipe"),
 }
-PACKAGES = ("whilst", "data_pipeline", "train", "rewards", "evaluation")
+SHARED = {"synth": "data_pipeline.synth", "eval": "evaluation.tasks"}  # stages whose work tasks of job arrays share
+PACKAGES = ("whilst", "data_pipeline", "train", "rewards", "evaluation", "slurm")
 
 
 LOCAL = "127.0.0.1"
@@ -133,11 +138,37 @@ def world(recipe: RecipePath, overrides: Overrides = None) -> None:
     typer.echo(loaded.output)
 
 
+Share = Annotated[str | None, typer.Option("--phase", help="Do a share of this phase alone.", show_default=False)]
+Task = Annotated[int, typer.Option(min=0, help="Which share: pieces TASK, TASK + TASKS, ...")]
+Tasks = Annotated[int, typer.Option(min=1, help="In how many shares the phase is done.")]
+Missing = Annotated[bool, typer.Option("--missing", help="List the pieces that are not done: phase, number, name.")]
+
+
+def _did_part(stage: Any, recipe: Any, phase: str | None, task: int, tasks: int, missing: bool) -> bool:
+    """Whether a task of a job array was asked for, or what such tasks have left undone; it is done then."""
+    if missing:
+        for name, _, todo in stage.undone(recipe):
+            for number, told in sorted(todo.items()):
+                typer.echo(f"{name} {number} {told}")
+    elif phase is not None:
+        typer.echo(stage.run_share(recipe, phase, task, tasks))
+    return missing or phase is not None
+
+
 @app.command()
-def synth(recipe: RecipePath, overrides: Overrides = None) -> None:
+def synth(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    phase: Share = None,
+    task: Task = 0,
+    tasks: Tasks = 1,
+    missing: Missing = False,
+) -> None:
     """Make samples of sources: a world's, annotated videos', or videos that a model describes."""
     loaded = load_for("synth", recipe, overrides)
     stage = stage_module("synth")
+    if _did_part(stage, loaded, phase, task, tasks, missing):
+        return
     stage.show(stage.run(loaded), _console())
     typer.echo(loaded.output)
 
@@ -164,9 +195,18 @@ def grpo(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 
 @app.command("eval")
-def evaluate(recipe: RecipePath, overrides: Overrides = None) -> None:
+def evaluate(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    phase: Share = None,
+    task: Task = 0,
+    tasks: Tasks = 1,
+    missing: Missing = False,
+) -> None:
     """Evaluate checkpoints and write report.json and report.html."""
     loaded = load_for("eval", recipe, overrides)
+    if _did_part(importlib.import_module(SHARED["eval"]), loaded, phase, task, tasks, missing):
+        return
     _show_report(stage_module("eval").run(loaded), Path(loaded.output))
 
 
@@ -301,21 +341,159 @@ def _tell(stage: Any, found: dict[str, Any], report: Path | None) -> None:
 
 
 @app.command()
-def plan(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Show a recipe as it would run: resolved keys and, for sft, parameters, masks and first rows."""
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="How many there will be, if they are not here.")] = None,
+    mfu: Annotated[float, typer.Option(help="The share of the GPU's peak that hours are counted at.")] = 0.35,
+    seconds: Annotated[float, typer.Option(help="Of the sample that is counted by where there is none.")] = 60.0,
+    segment: Annotated[float, typer.Option(help="Seconds of its segments.")] = 4.0,
+    report: Json = None,
+) -> None:
+    """Show a recipe as it would run: resolved keys and, for training, parameters, tokens, memory, steps, hours."""
     stage = stage_of(recipe, overrides or ())
     if stage not in STAGES:
         raise RecipeError(f"{recipe}: stage: {stage!r} is not one of {', '.join(STAGES)}")
     loaded = load_for(stage, recipe, overrides)
     with TemporaryDirectory() as folder:
         save_resolved(loaded, Path(folder, "recipe.yaml"))
-        typer.echo(Path(folder, "recipe.yaml").read_text(encoding="utf-8"))
-    if stage == "sft":
-        planner = importlib.import_module("train.plan")
+        resolved = Path(folder, "recipe.yaml").read_text(encoding="utf-8")
+    typer.echo(resolved)
+    if stage in ("sft", "grpo"):
+        planner = importlib.import_module("train.plan_text")
+        pairs, figures = planner.tell(loaded, recipe, planner.options(samples, mfu, seconds, segment))
+    else:
+        pairs, figures = _counts(stage, loaded), {}
+    if pairs:
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        for name, text in planner.lines(planner.plan(loaded)):
+        for name, text in pairs:
             table.add_row(name, text)
-        Console(highlight=False).print(table)
+        Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+    if report is not None:
+        whole = {"recipe": yaml.safe_load(resolved), "counts": dict(pairs), **figures}
+        report.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _counts(stage: str, loaded: Any) -> list[tuple[str, str]]:
+    """What other stages would do, where it can be counted without doing it."""
+    if stage == "world":
+        return [
+            ("videos", f"{sum(loaded.counts.values())}: " + ", ".join(f"{n} {s}" for s, n in loaded.counts.items()))
+        ]
+    if stage == "eval":
+        jobs = list(importlib.import_module("evaluation.recipe").named_jobs(loaded))
+        return [("jobs", f"{len(jobs)}: {', '.join(jobs)}"), ("processes", str(loaded.jobs))]
+    return []
+
+
+class Local(StrEnum):
+    """Launchers of one machine."""
+
+    torchrun = "torchrun"
+    accelerate = "accelerate"
+
+
+@app.command()
+def launch(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    nodes: Annotated[int | None, typer.Option(help="launch.nodes")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(help="launch.gpus_per_node")] = None,
+    limit: Annotated[str | None, typer.Option("--time", help="launch.time, such as 24:00:00")] = None,
+    partition: Annotated[str | None, typer.Option(help="launch.partition, of the whole chain.")] = None,
+    then: Annotated[list[Path] | None, typer.Option(metavar="RECIPE", help="Next, if all before ended well.")] = None,
+    export_to: Annotated[Path | None, typer.Option(metavar="DIR", help="Last, export what was trained.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the scripts, submit nothing.")] = False,
+    local: Annotated[Local | None, typer.Option(help="Train on this machine, without Slurm.")] = None,
+) -> None:
+    """Run recipes on a Slurm cluster: write their scripts beside the runs and submit them, one after the other."""
+    render = importlib.import_module("slurm.render")
+    options = {"nodes": nodes, "gpus_per_node": gpus_per_node, "time": limit, "partition": partition}
+    loaded = _to_launch(recipe, [*(overrides or ()), *render.written(options)])
+    if local is not None:
+        if then or export_to:
+            raise typer.BadParameter("--local runs one recipe; --then and --export-to are for a cluster")
+        argv = importlib.import_module("slurm.local").command(loaded, local.value)
+        typer.echo(shlex.join(argv))
+        if not dry_run:
+            raise typer.Exit(subprocess.run(argv).returncode)
+        return
+    submit = importlib.import_module("slurm.submit")
+    chain = [loaded, *(_to_launch(path, render.written({"partition": partition})) for path in then or ())]
+    work = []
+    for one in chain:
+        render.check(one)
+        phases: list[Any] = []
+        if one.stage in SHARED:
+            one, phases = _shared(one, dry_run)
+        work.append(submit.Work(one, tuple(render.Phase(name, n, tuple(todo)) for name, n, todo in phases)))
+    rendered = submit.prepare(work, export_to)
+    for line in submit.told(submit.only_written(rendered) if dry_run else submit.submit(rendered)):
+        typer.echo(line)
+
+
+def _to_launch(path: Path, overrides: Sequence[str]) -> Any:
+    """A recipe of any stage. Raises what its stage would raise of its number of ranks."""
+    stage = stage_of(path, overrides)
+    if stage not in STAGES:
+        raise RecipeError(f"{path}: stage: {stage!r} is not one of {', '.join(STAGES)}")
+    recipe = load_for(stage, path, overrides)
+    if stage in ("sft", "grpo"):
+        recipe.optim.at(recipe.launch.ranks, samples=1)
+    if stage == "grpo":
+        recipe.rollout.at(recipe.launch.ranks)
+    return recipe
+
+
+def _shared(recipe: Any, dry_run: bool) -> tuple[Any, list[tuple[str, int, Sequence[int]]]]:
+    """A recipe as tasks of job arrays share it, and of every phase its pieces, and those that are still to do."""
+    stage = importlib.import_module(SHARED[recipe.stage])
+    if recipe.stage == "eval":  # its checkpoints and samples may come of this very chain
+        recipe = stage.for_tasks(recipe, recipe.launch.tasks)
+        return recipe, [(name, pieces, range(pieces)) for name, pieces in stage.phases(recipe).items()]
+    stage.for_tasks(recipe, recipe.launch.tasks)  # raises where limits are too low for so many
+    if not dry_run:
+        stage.begin(recipe)
+    return recipe, [(name, pieces, list(todo)) for name, pieces, todo in stage.undone(recipe)]
+
+
+@app.command()
+def twin(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder that twins share.")] = Path("runs/twins"),
+) -> None:
+    """Take two updates with a tiny twin of a training recipe, on any CPU."""
+    from whilst.twin import finish, steps_of, todo
+
+    stage = stage_of(recipe, overrides or ())
+    if stage not in STAGES:
+        raise RecipeError(f"{recipe}: stage: {stage!r} is not one of {', '.join(STAGES)}")
+    steps = steps_of(recipe, load_for(stage, recipe, overrides), out, overrides or ())
+    for step in todo(steps):
+        typer.echo(f"{step.stage} {step.output}")
+        stage_module(step.stage).run(load_for(step.stage, step.recipe, step.overrides))
+        finish(step)
+    typer.echo("changed for the twin:")
+    for override in steps[-1].overrides:
+        typer.echo(f"  {override}")
+
+
+@app.command()
+def runs(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="default: runs", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs, not for people.")] = False,
+) -> None:
+    """List the training runs below folders: how far each is, and which say they are running but are lost."""
+    from whilst import runs as listing
+
+    found = listing.find_runs(folders or [Path("runs")])
+    if as_json:
+        typer.echo(json.dumps(listing.as_json(found), indent=1))
+        return
+    typer.echo(listing.table(found, time.time()))
 
 
 @app.command()
@@ -473,6 +651,85 @@ def view(
         frames=frames,
     )
     typer.echo(page)
+
+
+class Dtype(StrEnum):
+    """Of exported weights."""
+
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+@app.command()
+def export(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A training's folder, samples, or an export.", show_default=False)
+    ],
+    to: Annotated[Path | None, typer.Option(help="The folder to write.", show_default=False)] = None,
+    push_to_hub: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="The repository to push to.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Everybody may see it; default: private.")] = False,
+    revision: Annotated[str, typer.Option(help="The branch; it is made where it is missing.")] = "main",
+    tag: Annotated[str | None, typer.Option(help="Set when the pushed files have been checked.")] = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="The LoRA adapter by itself, not merged.")] = False,
+    checkpoint: Annotated[int | None, typer.Option(metavar="STEP", help="Default: the final model.")] = None,
+    report: Annotated[Path | None, typer.Option(help="What `whilst eval` wrote, for the card's figures.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of the weights.")] = Dtype.bfloat16,
+    base: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="The base model, if on the Hub.")] = None,
+    license: Annotated[str | None, typer.Option(metavar="ID", help="As the Hub names it; default: the base's.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(metavar="OWNER/NAME", help="Trained on; may repeat.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files and destination; keep and send none.")] = False,
+) -> None:
+    """Turn a trained model or samples into a folder that others can load, and push it to the Hub."""
+    if to is None and push_to_hub is None:
+        raise typer.BadParameter("give --to DIR, --push-to-hub OWNER/NAME, or both")
+    from whilst.exported import ExportError, is_exported, listing, read_exported
+
+    trained = (run / "recipe.yaml").is_file() and stage_of(run / "recipe.yaml") in ("sft", "grpo")
+    of_models = {"--adapter": adapter, "--checkpoint": checkpoint, "--report": report, "--base": base}
+    idle = [name for name, value in {**of_models, "--dataset": dataset}.items() if value]
+    if idle and (not trained or is_exported(run)):
+        raise typer.BadParameter(f"{', '.join(idle)}: for a training's folder, which {run} is not")
+    target = None
+    if push_to_hub is not None:
+        from whilst import hub
+
+        target = hub.Target(push_to_hub, public, revision, tag)
+        if not dry_run:
+            hub.check_login(target)
+    with ExitStack() as stack:
+        if is_exported(run):
+            if to is not None:
+                raise ExportError(f"{run}: it is an export already; leave --to out, or copy it")
+            exported = read_exported(run)
+        else:
+            out = to
+            if out is None or dry_run:  # beside the run: there is room for models, which /tmp may not have
+                made = TemporaryDirectory(prefix=".whilst-export-", dir=Path(os.path.abspath(run)).parent)
+                out = Path(stack.enter_context(made), (to or run).name)
+            if trained:
+                train = importlib.import_module("train.export")
+                settings = train.ExportSettings(
+                    dtype=dtype.value,
+                    adapter=adapter,
+                    checkpoint=checkpoint,
+                    base=base,
+                    license=license,
+                    datasets=tuple(dataset or ()),
+                    report=report,
+                    overwrite=overwrite,
+                )
+                exported = train.export_run(run, out, settings)
+            else:
+                share = importlib.import_module("data_pipeline.share")
+                exported = share.export_samples(run, out, license=license, overwrite=overwrite)
+        if dry_run:
+            lines = hub.plan(exported, target) if target else [f"to {to}:", *listing(exported)]
+            typer.echo("\n".join(lines))
+        elif target is not None:
+            typer.echo(hub.push(exported, target, lambda line: typer.echo(line, err=True)).url)
+        if to is not None and not dry_run:
+            typer.echo(to)
 
 
 @app.command()

@@ -91,6 +91,15 @@ def stage_of(path: str | Path, overrides: Sequence[str] = ()) -> str:
     return str(_convert(tree.value["stage"], str, "stage"))
 
 
+def key_of(path: str | Path, dotted: str, overrides: Sequence[str] = ()) -> Any:
+    """What the recipe at `path` gives under a dotted key, `extends` and `overrides` included, whatever its stage; None
+    where it gives nothing. Defaults of a stage are not known here."""
+    tree: Any = _unlocated(_read_with_overrides(Path(path), overrides))
+    for key in dotted.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
 def save_resolved(recipe: Any, path: str | Path) -> None:
     """Write `recipe` to `path` as one YAML file that `load_recipe(path, type(recipe))` reads as an equal recipe.
 

@@ -1,9 +1,15 @@
-"""What a training run says of itself: `run.json` in its folder, rewritten whole at every change."""
+"""What a training run says of itself: `run.json` in its folder, rewritten whole at every change; and all of them in a
+list: `whilst runs [FOLDER]...`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -65,3 +71,116 @@ def read_run(folder: str | Path) -> Run | None:
         return Run(**found)
     except (ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{file}: {error}; another version wrote it, or it was edited: remove it") from error
+
+
+# --- a listing --------------------------------------------------------------------------------------------------------
+
+SILENT = 1800.0  # seconds without a change after which a run that says it is running counts as lost
+Shown = Literal["running", "preempted", "failed", "finished", "lost", "unreadable"]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run as `whilst runs` shows it. run: None where its run.json cannot be read; `why` then says what is wrong, and
+    of a lost run, what it was recognised by."""
+
+    folder: Path
+    state: Shown
+    run: Run | None
+    why: str = ""
+
+
+def find_runs(folders: Sequence[Path]) -> list[Listed]:
+    """Every run below `folders`, the last changed first, those that cannot be read at the end.
+
+    A run that says `running` is `lost` where its Slurm job is no longer known to squeue; without a job, where its
+    process is no longer there, as far as this host can tell; or where it has not written for SILENT seconds.
+    RunError for a folder that does not exist.
+    """
+    found: dict[Path, Listed] = {}
+    jobs, now = _jobs(), time.time()
+    for folder in folders:
+        if not folder.is_dir():
+            raise RunError(f"{folder}: no such folder; give the folders that runs were written to")
+        for inner, names, files in os.walk(folder):
+            names[:] = [name for name in names if not name.startswith("checkpoint-")]
+            if FILE in files:
+                found[Path(inner).resolve()] = _listed(Path(inner), jobs, now)
+    return sorted(found.values(), key=lambda one: -one.run.updated if one.run is not None else 0.0)
+
+
+def _listed(folder: Path, jobs: Collection[str] | None, now: float) -> Listed:
+    try:
+        run = read_run(folder)
+    except RunError as error:
+        return Listed(folder, "unreadable", None, str(error))
+    assert run is not None, "its file was just seen"
+    lost = _lost(run, jobs, now) if run.state == "running" else ""
+    return Listed(folder, "lost" if lost else run.state, run, lost or run.error)
+
+
+def _lost(run: Run, jobs: Collection[str] | None, now: float) -> str:
+    """Why a run that says it is running is not, or ""."""
+    if run.job and jobs is not None:
+        if run.job not in jobs:
+            return f"job {run.job} is gone"
+    elif not run.job and run.pid and run.host == socket.gethostname() and not _lives(run.pid):
+        return f"process {run.pid} is gone"
+    return f"silent for {age(now - run.updated)}" if now - run.updated > SILENT else ""
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _jobs() -> set[str] | None:
+    """The Slurm jobs that are waiting or running; None where there is no Slurm to ask."""
+    if shutil.which("squeue") is None:
+        return None
+    asked = subprocess.run(["squeue", "-h", "-o", "%A"], capture_output=True, text=True)
+    return set(asked.stdout.split()) if asked.returncode == 0 else None
+
+
+def age(seconds: float) -> str:
+    """A span in its largest whole unit: 40 s, 12 min, 5 h, 3 d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+COLUMNS = ("folder", "name", "stage", "state", "step", "attempt", "age", "loss", "reward", "checkpoint", "")
+
+
+def cells(one: Listed, now: float) -> list[str]:
+    """A listed run as the texts of COLUMNS."""
+    run = one.run
+    if run is None:
+        return [str(one.folder), "", "", one.state, "", "", "", "", "", "", one.why]
+    figures = [f"{run.metrics[name]:.4g}" if name in run.metrics else "" for name in ("loss", "reward")]
+    progress, last = f"{run.step}/{run.steps}", Path(run.checkpoint).name
+    told = [str(run.attempt), age(now - run.updated), *figures, last, one.why]
+    return [str(one.folder), run.name, run.stage, one.state, progress, *told]
+
+
+def table(listed: Sequence[Listed], now: float) -> str:
+    """A listing for people: a line a run, however long."""
+    rows = [COLUMNS, *(cells(one, now) for one in listed)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def as_json(listed: Sequence[Listed]) -> list[dict[str, Any]]:
+    """A listing for programs: run.json's fields with the state that is shown, `said` for the one in the file, folder
+    and why."""
+    return [
+        {**(asdict(one.run) if one.run is not None else {}), "said": one.run.state if one.run is not None else None}
+        | {"folder": str(one.folder), "state": one.state, "why": one.why}
+        for one in listed
+    ]

@@ -69,6 +69,18 @@ def perform(recipe: SynthRecipe, job: Job, tools: Tools) -> Manifest:
     return _WORK[job.step](recipe, job, key, tools)
 
 
+def is_done(recipe: SynthRecipe, job: Job) -> bool:
+    """Whether a job's manifest is there and valid, and those of all jobs whose files it reads.
+
+    Raises:
+        SynthError: it was made by another run.
+    """
+    folder = Path(recipe.output)
+    if not all((folder / one.manifest).is_file() for one in (job, *_needed(recipe, job))):
+        return False
+    return read_manifest(folder, job.manifest, _key(recipe, job, folder)) is not None
+
+
 def _two_passes(recipe: SynthRecipe) -> bool:
     return recipe.filters.guesser is not None and recipe.filters.guesser.mode == "statistics"
 

@@ -25,7 +25,7 @@ def run_local(recipe: SynthRecipe, phases: list[list[Job]], advance: Callable[[i
         SynthError: a worker was killed; or another run is at work in the same folder.
         Exception: whatever a job raises. Jobs under way are finished first, so that a resumed run need not redo them.
     """
-    with _alone(Path(recipe.output)):
+    with holding(Path(recipe.output), fcntl.LOCK_EX):
         if recipe.workers == 1:
             tools = Tools(recipe)
             for job in (job for phase in phases for job in phase):
@@ -50,13 +50,14 @@ def run_local(recipe: SynthRecipe, phases: list[list[Job]], advance: Callable[[i
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Only one local run at a time in a folder. The lock goes with the process that holds it, however that ends."""
+def holding(folder: Path, lock: int) -> Iterator[None]:
+    """Only one local run at a time in a folder (fcntl.LOCK_EX), or tasks of arrays beside each other (fcntl.LOCK_SH).
+    The lock goes with the process that holds it, however that ends."""
     path = folder / "state" / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, lock | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SynthError(f"{folder}: another run is at work here; wait for it, or end it") from error
         yield

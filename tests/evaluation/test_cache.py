@@ -284,7 +284,7 @@ def test_shards_add_up_to_the_single_run(asked: EvalRecipe, tmp_path: Path, cont
     blocks = sum(name.startswith("block-") for name in want)
     for shards in (2, 5):
         split = replace(single, output=str(tmp_path / f"{shards}"), shards=shards)
-        manifest = predictions._manifests(split, {"x": job}, load_samples(split))["x"]
+        manifest = predictions.manifests_of(split, {"x": job}, load_samples(split))["x"]
         parts = []
         for shard in range(shards):
             before = set(files(split.output, "x")) if folder_of(split.output, "x").exists() else set()

@@ -28,7 +28,7 @@ from train import sft
 from train.grpo import build_trainer, run
 from train.grpo_recipe import EpisodeData, GRPORecipe, LossSettings
 from train.rollouts import RolloutSettings
-from train.stage import ModelSettings, OptimSettings
+from train.stage import ModelSettings, OptimSettings, TrainRecipe
 from whilst.episode import Episode
 from whilst.render import RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, write_jsonl
@@ -157,7 +157,7 @@ def run_and_kill(recipe: GRPORecipe, step: int) -> None:
         trainer.train()
 
 
-def write_recipe(recipe: GRPORecipe, path: Path) -> Path:
+def write_recipe(recipe: TrainRecipe, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(recipe)))))
     return path
@@ -171,8 +171,10 @@ class Finished:
     output: str
 
 
-def run_apart(recipes: Sequence[GRPORecipe], folder: Path, *, ranks: int = 1, fault: str = "") -> list[Finished]:
-    """Train recipes one after the other in new processes, as torchrun would start them (gloo); fault: see grpo_worker.
+def run_apart(
+    recipes: Sequence[TrainRecipe], folder: Path, *, ranks: int = 1, fault: str = "", worker: Path = WORKER
+) -> list[Finished]:
+    """Train recipes one after the other in new processes, as torchrun would start them (gloo); fault: see the worker.
 
     Unlike torchrun, nobody ends a rank when another fails: each must end by itself within TIMEOUT, or the test fails.
     """
@@ -185,7 +187,7 @@ def run_apart(recipes: Sequence[GRPORecipe], folder: Path, *, ranks: int = 1, fa
         environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
         # torch.load knows no "cpu:0", which ranks would else ask for when they resume
         environment |= {"ACCELERATE_TORCH_DEVICE": "cpu", **shared, **own} if ranks > 1 else {}
-        command = [sys.executable, str(WORKER), f"--fault={fault}", *paths]
+        command = [sys.executable, str(worker), f"--fault={fault}", *paths]
         with log.open("w") as file:
             processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file))
     end = time.monotonic() + TIMEOUT

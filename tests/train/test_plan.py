@@ -1,0 +1,156 @@
+"""`whilst plan`: recipes of checkpoints that are not here or not made yet, and what it warns of."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from train.plan import GPUS, Options, PlanError, plan, sizes_of
+from train.plan_rows import Approximate, Nominal
+from train.plan_start import find_start
+from train.sft import DataSettings, SFTRecipe
+from train.stage import LoraSettings, ModelSettings, OptimSettings
+from whilst import cli
+from whilst.backbones.base import BackboneError
+from whilst.backbones.published import PUBLISHED
+from whilst.hardware import Launch
+from whilst.render import RenderConfig
+
+ROOT = Path(__file__).parents[2]
+# totals as the Hub counts the published safetensors of each checkpoint (huggingface.co/Qwen, "Model size")
+TOTALS = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": 3.75e9,
+    "Qwen/Qwen2.5-VL-7B-Instruct": 8.29e9,
+    "Qwen/Qwen2.5-VL-32B-Instruct": 33.45e9,
+    "Qwen/Qwen3-VL-2B-Instruct": 2.13e9,
+    "Qwen/Qwen3-VL-4B-Instruct": 4.44e9,
+    "Qwen/Qwen3-VL-8B-Instruct": 8.77e9,
+}
+PACKED = RenderConfig(layout="recurrent_packed", rule="text_memory")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> SFTRecipe:
+    """A 7B model on 8 GPUs, whose data are not here."""
+    return SFTRecipe(
+        name="plan",
+        stage="sft",
+        output=str(tmp_path / "run"),
+        model=ModelSettings(
+            "Qwen/Qwen2.5-VL-7B-Instruct", dtype="bfloat16", attention="whilst_flex", max_pixels=100352
+        ),
+        data=DataSettings(str(tmp_path / "none.jsonl")),
+        optim=OptimSettings(epochs=1, global_batch=64, deepspeed="zero3", gradient_checkpointing=True),
+        render=PACKED,
+        save_steps=100,
+        launch=Launch(nodes=1, gpus_per_node=8),
+    )
+
+
+@pytest.mark.parametrize("name", TOTALS)
+def test_published_checkpoints_have_their_published_sizes(name: str) -> None:
+    assert sizes_of(ModelSettings(name), name).parts.total == pytest.approx(TOTALS[name], rel=0.01)
+
+
+def test_thinking_variants_are_known() -> None:
+    assert {f"Qwen/Qwen3-VL-{size}-Thinking" for size in ("2B", "4B", "8B")} <= set(PUBLISHED)
+
+
+def test_a_model_that_nobody_knows_says_how_to_go_on(recipe: SFTRecipe) -> None:
+    with pytest.raises(BackboneError, match="hf download Qwen/Qwen9-VL"):
+        plan(replace(recipe, model=ModelSettings("Qwen/Qwen9-VL")))
+
+
+def test_what_is_trained_after_freezing_and_lora(recipe: SFTRecipe) -> None:
+    whole = plan(recipe).parameters
+    frozen = plan(replace(recipe, model=replace(recipe.model, freeze_vision="tower+merger"))).parameters
+    assert (whole.frozen, frozen.frozen) == (0, whole.vision)
+    lora = plan(replace(recipe, model=replace(recipe.model, lora=LoraSettings(rank=16)))).parameters
+    # 28 layers of rank 16 over q, k, v, o, gate, up, down
+    wide, key, inner = 3584, 512, 18944
+    assert lora.trainable == 28 * 16 * (2 * (wide + wide) + 2 * (wide + key) + 3 * (wide + inner))
+
+
+def test_visual_tokens_need_no_tokenizer(recipe: SFTRecipe) -> None:
+    """4 s at 2 fps of 640x360 at no more than 100352 pixels: 14 * 28 x 8 * 28 pixels, 4 pairs of frames."""
+    rows = plan(recipe, Options(nominal=Nominal(seconds=40.0, segment=4.0))).rows
+    assert rows.nominal and not rows.exact
+    assert rows.clip == 4 * (rows.frame // 4) and rows.frame * 14 * 14 <= 100352
+    assert rows.visual == 11 * rows.clip  # ten segments; the question sees the last one again
+    assert Approximate().encode("<|im_start|>user\nTime=12 internationally") == [5, 8, 8, 8, 8, 8, 8, 8, 8]
+
+
+def test_steps_follow_from_samples_epochs_and_batch(recipe: SFTRecipe) -> None:
+    work = plan(recipe).work
+    assert work.steps is None and "--samples" in work.why_no_steps and work.gpu_hours is None
+    work = plan(recipe, Options(samples=6500)).work
+    assert (work.steps, work.accumulation) == (102, 8)  # 6500 / 64, rounded up
+    assert work.gpu_hours is not None
+    peak = GPUS["a100-80gb"][1]
+    assert work.gpu_hours == pytest.approx(102 * work.flops_a_step / (0.35 * peak) / 3600)
+    assert plan(recipe, Options(samples=6500, mfu=0.7)).work.gpu_hours == pytest.approx(work.gpu_hours / 2)
+
+
+def test_memory_says_what_fits_and_what_to_do(recipe: SFTRecipe) -> None:
+    spread = plan(recipe)
+    assert spread.memory.fits and not any("do not fit" in text for text in spread.warnings)
+    alone = plan(replace(recipe, optim=replace(recipe.optim, deepspeed=None)))
+    assert alone.memory.fits is False  # 16 bytes of 8.3 billion parameters and DDP's buckets
+    assert any("do not fit" in text and "zero3" in text for text in alone.warnings)
+    on_cpu = plan(replace(recipe, launch=Launch(gpus_per_node=0)))
+    assert on_cpu.memory.fits is None and on_cpu.work.gpu_hours is None
+
+
+def test_warnings_of_settings_that_will_fail_or_lose_work(recipe: SFTRecipe) -> None:
+    def told(changed: SFTRecipe, samples: int | None = None) -> str:
+        return "\n".join(plan(changed, Options(samples)).warnings)
+
+    assert "global_batch 64 is no multiple" in told(replace(recipe, launch=Launch(gpus_per_node=6)))
+    assert "save_steps is 0" in told(replace(recipe, save_steps=0), 64 * 600)
+    assert "not in the table" in told(replace(recipe, launch=Launch(gpu="b300-288gb")))
+    short = replace(recipe, render=replace(PACKED, max_tokens=500))
+    assert "nominal is rejected" in told(short)
+    frozen = replace(recipe, model=replace(recipe.model, freeze_vision="tower"))
+    assert "frozen tower backwards" in told(frozen)
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(PlanError, match="mfu"):
+        Options(mfu=0.0)
+    with pytest.raises(PlanError, match="samples"):
+        Options(samples=0)
+
+
+def test_a_recipe_may_start_from_what_another_is_still_to_write(tmp_path: Path) -> None:
+    sft = tmp_path / "sft.yaml"
+    sft.write_text(
+        "name: a\nstage: sft\noutput: out/sft\nmodel: {path: Qwen/Qwen3-VL-2B-Instruct}\ndata: {train: x, fps: 1.0}\n"
+        "render: {layout: recurrent_packed, rule: text_memory}\noptim: {steps: 1}\n"
+    )
+    start = find_start("out/sft", tmp_path / "rl.yaml", tmp_path)
+    assert start is not None and start.path == "Qwen/Qwen3-VL-2B-Instruct"
+    assert start.contract is not None and start.contract.fps == 1.0
+    with pytest.raises(PlanError, match="no recipe beside"):
+        find_start("out/other", tmp_path / "rl.yaml", tmp_path)
+
+
+def test_rl_on_the_command_line_and_as_json(tmp_path: Path) -> None:
+    """The published recipe: 256 groups of 8 on 32 ranks, from a checkpoint that is still to be trained."""
+    out = tmp_path / "plan.json"
+    found = CliRunner().invoke(
+        cli.app, ["plan", str(ROOT / "recipes/vst/rl_7b.yaml"), "--samples", "11000", "--json", str(out)]
+    )
+    assert found.exit_code == 0, found.output
+    figures = json.loads(out.read_text())
+    assert figures["recipe"]["rollout"]["global_groups"] == 256
+    assert figures["model"] == "Qwen/Qwen2.5-VL-7B-Instruct"
+    assert figures["rollout"]["episodes"] == 2048 and figures["rollout"]["turns"] == 2048 * 16
+    assert figures["work"]["steps"] == 4 * 43  # 11000 / 256 generations of four updates
+    assert "a generation" in found.output and "GPU-hours" in found.output
+
+
+def test_other_stages_are_counted_where_it_is_cheap() -> None:
+    found = CliRunner().invoke(cli.app, ["plan", str(ROOT / "recipes/tiny/eval.yaml")])
+    assert found.exit_code == 0 and "jobs" in found.output

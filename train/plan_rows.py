@@ -1,0 +1,175 @@
+"""The rows that a recipe would make: of its first samples where there are some, else of a nominal sample.
+
+The recipe's own renderer writes them, so that layout, format and visual tokens are exact. Where the checkpoint's
+tokenizer is not on this machine, `Approximate` stands in for it: special tokens and digits are one token each, a word
+is one for every 8 letters begun, other signs one a run. Expect it to be off by a fifth either way on English prose.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from train.rows import UNUSABLE, DataError, Rejected, Thoughts, load_items, with_thoughts
+from whilst.backbones.base import VISION_TOKENS, VisionSpec
+from whilst.backbones.published import is_local
+from whilst.render import IGNORE, RenderConfig, Renderer, TokenRow
+from whilst.sample import Answer, Event, Query, Sample, Segment, Thought, Video, samples_exist
+
+FIRST_SAMPLES = 8
+SPECIAL = (*VISION_TOKENS, "<|im_start|>", "<|im_end|>", "<|endoftext|>")
+WORDS = re.compile(r"(<\|[^|>]*\|>|</?think>)|(\d)|([^\W\d_]+)|(\n)|([^\w\s]+|_+)")
+LETTERS = 8
+
+
+class Approximate:
+    """Counts tokens about as Qwen's tokenizer does, without its files. Ids mean nothing."""
+
+    def __init__(self) -> None:
+        self._vocabulary = {token: i for i, token in enumerate(SPECIAL)}
+
+    def get_vocab(self) -> dict[str, int]:
+        return dict(self._vocabulary)
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return dict(self._vocabulary)
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        ids: list[int] = []
+        for special, _, letters, _, _ in WORDS.findall(text):
+            count = -(-len(letters) // LETTERS) if letters else 1
+            ids += [self._vocabulary.get(special, len(SPECIAL))] * count
+        return ids
+
+
+@dataclass(frozen=True)
+class Nominal:
+    """A sample to count by where there is none: `seconds` of video in segments, frames of width x height, a thought of
+    `words` words a segment, and one question at the end."""
+
+    seconds: float = 60.0
+    segment: float = 4.0
+    width: int = 640
+    height: int = 360
+    words: int = 40
+
+    def __post_init__(self) -> None:
+        if self.segment <= 0 or self.seconds < self.segment:
+            raise DataError(f"--seconds {self.seconds:g} must be at least --segment {self.segment:g}, and both above 0")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.seconds:g} s of {self.width}x{self.height} in segments of {self.segment:g} s, thoughts of "
+            f"{self.words} words, one question"
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of `samples` samples: lengths in tokens, visual and learned tokens, patches and turns. nominal: of no sample
+    of the data. exact: tokens of text were counted by the checkpoint's tokenizer. `segments`, `asked`: of all samples;
+    `clip`: visual tokens of a segment's clip; `frame`: patches of a pair of frames."""
+
+    samples: int
+    lengths: tuple[int, ...]
+    visual: int
+    learned: int
+    rejected: tuple[Rejected, ...]
+    nominal: bool
+    exact: bool
+    most_learned: int
+    patches: int
+    most_patches: int
+    frame: int
+    segments: int
+    asked: int
+    clip: float
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+    @property
+    def a_sample(self) -> float:
+        """Rows of a sample."""
+        usable = max(1, self.samples - len(self.rejected))
+        return len(self.lengths) / usable
+
+
+def tokenizer_of(path: str) -> Any:
+    """The checkpoint's tokenizer where it is on this machine, else an approximate one."""
+    if is_local(path):
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return Approximate()
+
+
+def first_rows(
+    paths: Sequence[str],
+    path: str,
+    spec: VisionSpec,
+    render: RenderConfig,
+    *,
+    fps: float,
+    thoughts: Thoughts,
+    limit: int | None,
+    nominal: Nominal,
+) -> Rows:
+    """Rows of the first samples of the first of `paths` that is there, else of the nominal sample; `path` is the
+    checkpoint's."""
+    tokenizer = tokenizer_of(path)
+    renderer = Renderer(tokenizer, spec, render)
+    exact = not isinstance(tokenizer, Approximate)
+    here = next((one for one in paths if samples_exist(one)), None)
+    if here is not None:
+        most = FIRST_SAMPLES if limit is None else min(FIRST_SAMPLES, limit)
+        items, rejected = load_items(here, renderer, fps, thoughts=thoughts, limit=most)
+        return _rows([item.row for item in items], rejected, spec, nominal=False, exact=exact)
+    sample = with_thoughts(_sample(nominal), thoughts)
+    times = [tuple(s.start + i / fps for i in range(max(1, round((s.end - s.start) * fps)))) for s in sample.segments()]
+    try:
+        made = renderer.rows(sample, [spec.shape(t, nominal.height, nominal.width, fps) for t in times])
+    except UNUSABLE as error:  # too long for the recipe: say so, as of a sample
+        return _rows([], [Rejected("nominal", str(error))], spec, nominal=True, exact=exact)
+    return _rows(made, [], spec, nominal=True, exact=exact)
+
+
+def _sample(nominal: Nominal) -> Sample:
+    events: list[Event] = []
+    count = max(1, round(nominal.seconds / nominal.segment))
+    for k in range(count):
+        end = (k + 1) * nominal.segment
+        events += [Segment(k * nominal.segment, end), Thought(end, "word " * nominal.words)]
+    end = count * nominal.segment
+    events += [Query("q", end, "what happened before the end of the video ?"), Answer(end, "something else", "q")]
+    return Sample("nominal", Video("nominal.mp4"), tuple(events))
+
+
+def _rows(
+    rows: Sequence[TokenRow], rejected: Sequence[Rejected], spec: VisionSpec, *, nominal: bool, exact: bool
+) -> Rows:
+    patches = [sum(t * h * w for t, h, w in row.grids) for row in rows]
+    learned = [int(np.count_nonzero(row.labels != IGNORE)) for row in rows]
+    grids = {(row.sample_id, clip): grid for row in rows for clip, grid in zip(row.clips, row.grids, strict=True)}
+    shown = [t * h * w // spec.merge**2 for t, h, w in grids.values()]
+    names = {row.sample_id for row in rows}
+    return Rows(
+        samples=len(names) + len(rejected),
+        lengths=tuple(len(row) for row in rows),
+        visual=int(sum(np.count_nonzero(row.visual_index >= 0) for row in rows)),
+        learned=sum(learned),
+        rejected=tuple(rejected),
+        nominal=nominal,
+        exact=exact,
+        most_learned=max(learned, default=0),
+        patches=sum(patches),
+        most_patches=max(patches, default=0),
+        frame=max((h * w for _, h, w in grids.values()), default=0),
+        segments=len(grids),
+        asked=len(names),
+        clip=float(np.mean(shown)) if shown else 0.0,
+    )
