@@ -68,10 +68,12 @@ def _differing(recipe: TrainRecipe, file: Path) -> list[str]:
     except RecipeError as error:
         return [f"{file.name} cannot be read as a recipe of this stage: {error}"]
     now = _flat(asdict(recipe))
+    # under a constant rate more steps only go on, under any other they are another curve
+    free = FREE | ({"optim.steps", "optim.epochs"} if recipe.optim.schedule == "constant" else set())
     return [
         f"{key}: {there.get(key, 'nothing')!r} -> {now.get(key, 'nothing')!r}"
         for key in sorted(there.keys() | now.keys())
-        if not {key, key.split(".")[0]} & FREE and there.get(key) != now.get(key)
+        if not {key, key.split(".")[0]} & free and there.get(key) != now.get(key)
     ]
 
 

@@ -143,8 +143,8 @@ def check(recipe: TrainRecipe) -> None:
 
 
 def spread_model(recipe: TrainRecipe) -> Backbone:
-    """recipe.model as `prepare_model` makes it, before there is a trainer. Under ZeRO-3 each rank keeps its own part of every
-    weight from the start, so that a model which no rank could hold can be loaded. StageError as `check`."""
+    """recipe.model as `prepare_model` makes it, before there is a trainer. Under ZeRO-3 each rank keeps its own part of
+    every weight from the start, so that a model which no rank could hold can be loaded. StageError as `check`."""
     check(recipe)
     with _loading(recipe):
         backbone = prepare_model(recipe.model)

@@ -96,7 +96,9 @@ def _key(recipe: SynthRecipe, job: Job, folder: Path) -> str:
 
 def _needed(recipe: SynthRecipe, job: Job) -> list[Job]:
     """The jobs whose files a job reads."""
-    steps = {
+    steps: dict[str, list[str]] = {
+        "gather": [],
+        "extract": [],
         "build": ["gather", "extract"],
         "merge": ["build"],
         "publish": ["gather", "extract", "build", "merge"],

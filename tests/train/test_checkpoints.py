@@ -329,6 +329,19 @@ def test_checkpoints_of_another_recipe_are_not_gone_on_from(recipe: SFTRecipe, c
     assert "0.002" in (copy / "recipe.yaml").read_text()
 
 
+def test_more_steps_go_on_under_a_constant_rate_alone(recipe: SFTRecipe, tmp_path: Path) -> None:
+    for schedule in ("constant", "cosine"):
+        begun = replace(recipe, output=str(tmp_path / schedule), optim=replace(recipe.optim, schedule=schedule))
+        claim(begun)
+        small(tmp_path / schedule, 2)
+        longer = replace(begun, optim=replace(begun.optim, steps=99))
+        if schedule == "constant":
+            claim(longer)
+        else:
+            with pytest.raises(StageError, match="optim.steps: "):
+                claim(longer)
+
+
 # --- the final model --------------------------------------------------------------------------------------------------
 
 
