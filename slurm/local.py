@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from slurm.render import TRAINING, LaunchError, check, folder_of
+from slurm.checks import TRAINING, LaunchError, check
+from slurm.render import folder_of
 from whilst.files import write_whole
 from whilst.recipe import save_resolved
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slurm.render import TRAINING, LaunchError, Phase, Script, export_script, folder_of, scripts
+from slurm.checks import TRAINING, LaunchError
+from slurm.render import Phase, Script, export_script, folder_of, scripts
 from whilst.files import write_whole
 from whilst.recipe import save_resolved
 

@@ -18,12 +18,13 @@ import pytest
 from typer.testing import CliRunner
 
 from rewards.mix import RewardTerm
-from slurm.render import LaunchError
+from slurm.checks import LaunchError
 from slurm.submit import Work, prepare, submit
 from tests.slurm import cluster
 from tests.slurm.cluster import Cluster
-from tests.train.grpo_runs import PACKED, grpo_recipe, sft_folder, write_samples
+from tests.train.grpo_runs import PACKED, sft_folder, write_samples
 from train import sft
+from train.grpo_recipe import EpisodeData, GRPORecipe, LossSettings
 from train.rollouts import RolloutSettings
 from train.stage import ModelSettings, OptimSettings
 from whilst.cli import app
@@ -101,12 +102,12 @@ def sft_recipe(checkpoint: Path, samples: Path, output: Path) -> sft.SFTRecipe:
         data=sft.DataSettings(str(samples), fps=2.0),
         optim=OptimSettings(steps=STEPS, batch_size=2, learning_rate=1e-3),
         render=PACKED,
-        save_steps=2,
+        save_steps=4,
         launch=CPU,
     )
 
 
-STEPS = 48
+STEPS = 40
 
 
 def test_sft_survives_a_time_limit_and_scancel(slurm: Cluster, tmp_path: Path, checkpoints: dict[str, Path]) -> None:
@@ -114,7 +115,7 @@ def test_sft_survives_a_time_limit_and_scancel(slurm: Cluster, tmp_path: Path, c
     recipe = sft_recipe(checkpoints["qwen3_vl"], samples, tmp_path / "a run's 50% folder")
     whole = replace(recipe, output=str(tmp_path / "whole"))
     job = start(recipe)
-    until_saved(slurm, recipe, job, 2)
+    until_saved(slurm, recipe, job, 4)
     slurm.run("scancel", "--signal=USR1", job)  # as before a time limit: to the ranks, not to the shell
     slurm.wait(lambda: slurm.job(job)["JobState"] == "PENDING", LONG, lambda: log(recipe))
     stopped = newest(recipe)
@@ -122,7 +123,7 @@ def test_sft_survives_a_time_limit_and_scancel(slurm: Cluster, tmp_path: Path, c
     assert state is not None and state.state == "preempted" and state.step == stopped < STEPS
     slurm.run("scontrol", "update", f"jobid={job}", "StartTime=now+3")  # not at once: slurmd still refuses it
 
-    until_saved(slurm, recipe, job, stopped + 2)
+    until_saved(slurm, recipe, job, stopped + 1)
     slurm.run("scancel", job)
     slurm.wait(lambda: slurm.ended(job), LONG, lambda: log(recipe))
     assert slurm.job(job)["JobState"] == "CANCELLED"  # and not requeued
@@ -143,14 +144,18 @@ def test_sft_survives_a_time_limit_and_scancel(slurm: Cluster, tmp_path: Path, c
 def test_grpo_goes_on_after_a_node_is_lost(slurm: Cluster, tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     samples = write_samples(tmp_path / "samples", (1, 2, 1, 2))
     model = sft_folder(checkpoints["qwen3_vl"], samples, tmp_path / "sft", PACKED, steps=10)
-    recipe = grpo_recipe(
-        model,
-        samples,
-        tmp_path / "cut",
+    recipe = GRPORecipe(
+        name="tiny-rl",
+        stage="grpo",
+        output=str(tmp_path / "cut"),
+        model=ModelSettings(str(model)),
+        data=EpisodeData(str(samples)),
         rollout=RolloutSettings(groups=2, rollouts=4, thought_tokens=6, answer_tokens=4),
-        optim=OptimSettings(steps=12, learning_rate=1e-3, schedule="constant"),
         rewards=(RewardTerm("unfinished"),),
+        loss=LossSettings(max_gap=1e-3, max_mean_gap=1e-4),
+        optim=OptimSettings(steps=16, learning_rate=1e-3, schedule="constant"),
         save_steps=2,
+        log_episodes=0,
         launch=replace(CPU, ranks_per_node=1),
     )
     whole = replace(recipe, output=str(tmp_path / "whole"))
@@ -158,7 +163,7 @@ def test_grpo_goes_on_after_a_node_is_lost(slurm: Cluster, tmp_path: Path, check
     until_saved(slurm, recipe, job, 2)
     slurm.run("scontrol", "update", "nodename=n2", "state=down", "reason=test")
     slurm.wait(lambda: slurm.job(job)["JobState"] == "PENDING", LONG, lambda: log(recipe))
-    assert slurm.job(job)["Restarts"] == "1" and newest(recipe) < 12
+    assert slurm.job(job)["Restarts"] == "1" and newest(recipe) < 16
     if "DOWN" in slurm.run("sinfo", "--noheader", "--nodes=n2", "--format=%T").upper():  # it may be back by itself
         subprocess.run(["scontrol", "update", "nodename=n2", "state=resume"], env=slurm.environment)
     slurm.run("scontrol", "update", f"jobid={job}", "StartTime=now+3")
@@ -177,6 +182,12 @@ def test_a_chain_stops_at_a_failed_task_and_goes_on_with_what_is_missing(slurm: 
         "sft": "optim: {steps: 2}\nsave_steps: 0\n" + cpu % "",
     }.items():
         (tmp_path / f"{name}.yaml").write_text(f"extends: {quick / name}.yaml\n{more}")
+    (tmp_path / "eval.yaml").write_text(
+        "name: e\nstage: eval\noutput: runs/quickstart/eval\nsamples: runs/quickstart/samples/data/test\n"
+        "arms: {sft: runs/quickstart/sft}\naudit_samples: 0\nledger_samples: 0\nbootstrap_draws: 20\n"
+        + cpu
+        % ", tasks: 2"
+    )
     out = Path("runs/quickstart/samples")
     wall = out / "data" / "train-00001-of-00003.parquet" / "wall"
 
@@ -209,11 +220,14 @@ def test_a_chain_stops_at_a_failed_task_and_goes_on_with_what_is_missing(slurm: 
     shutil.rmtree(wall.parent)
     before = {p: p.stat().st_mtime_ns for p in (out / "data").iterdir()}
 
-    jobs = launched("samples.yaml", "--then", "model.yaml", "--then", "sft.yaml", "--export-to", "exported")
+    rest = [word for name in ("model", "sft", "eval") for word in ("--then", f"{name}.yaml")]
+    jobs = launched("samples.yaml", *rest, "--export-to", "exported")
     assert "#SBATCH --array=1\n" in (out / "launch" / "publish.sbatch").read_text()
     slurm.wait(lambda: slurm.ended(*jobs.values()), LONG, everything)
     states = {name: slurm.states(job) for name, job in jobs.items()}
-    assert states == dict.fromkeys(("publish", "finish", "report", "tiny", "sft", "export"), "COMPLETED"), everything()
+    names = ("publish", "finish", "report", "tiny", "sft", "prepare", "predict", "score", "export")
+    assert states == dict.fromkeys(names, "COMPLETED"), everything()
+    assert json.loads(Path("runs/quickstart/eval/report.json").read_text())["samples"]["n"] > 0
     assert json.loads((out / "yields.json").read_text())["all"]["samples"]["out"] > 0
     assert {p: p.stat().st_mtime_ns for p in before} == before  # nothing was done twice
     assert Path("exported", "config.json").exists() and Path("runs/quickstart/sft/model.safetensors").exists()
@@ -221,7 +235,7 @@ def test_a_chain_stops_at_a_failed_task_and_goes_on_with_what_is_missing(slurm: 
 
 def test_a_failed_rank_fails_the_job_and_is_named(slurm: Cluster, tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     recipe = sft_recipe(checkpoints["qwen3_vl"], tmp_path / "absent.jsonl", tmp_path / "run")
-    job = start(replace(recipe, launch=replace(CPU, nodes=1, setup="true\necho prepared")))
+    job = start(replace(recipe, launch=replace(CPU, nodes=1, ranks_per_node=1, setup="true\necho prepared")))
     slurm.wait(lambda: slurm.ended(job), LONG, lambda: log(recipe))
     told = Path(recipe.output, "launch", "logs", f"job_{job}.log").read_text()
     assert slurm.job(job)["JobState"] == "FAILED"
