@@ -21,7 +21,9 @@ PAPERS = {path.stem for path in (ROOT / "tests" / "published").glob("*.yaml")}  
 ARMS = [path for path in RECIPES if stage_of(path) == "sft" and path.parent.name not in PAPERS]
 RL_ARMS = [path for path in RECIPES if stage_of(path) == "grpo" and path.parent.name not in PAPERS]
 SYNTHS = [
-    path for path in RECIPES if stage_of(path) == "synth" and path.parent.name not in ("tiny", "layouts", "annotations")
+    path
+    for path in RECIPES
+    if stage_of(path) == "synth" and path.parent.name not in ("tiny", "layouts", "annotations", "quickstart")
 ]
 ANNOTATED = [path for path in RECIPES if path.parent.name == "annotations"]
 REAL_FILES = ROOT.parent / "shared" / "data"
