@@ -35,7 +35,7 @@ _SPAN = re.compile(
     rf"|\[ ?({_TIME}) ?, ?({_TIME}) ?\]{_UNIT}"
 )
 _NEXT = re.compile(r" ?[,;](?: ?and\b)? ?| and ")
-_TIME_R1 = re.compile(r"(?<![0-9])([0-9]+\.?[0-9]*) (?:to|and) ([0-9]+\.?[0-9]*)")
+_TIME_R1 = re.compile(r"(?<![0-9])([0-9]+(?:\.[0-9]*)?) (?:to|and) ([0-9]+(?:\.[0-9]*)?)")
 
 
 def read_spans(text: str) -> Spans | None:
