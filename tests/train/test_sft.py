@@ -300,6 +300,7 @@ def test_two_ranks_equal_one(recipe: SFTRecipe, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen3_vl"], indirect=True)  # the same for all
 def test_wandb_runs_offline_and_goes_on_under_its_id(recipe: SFTRecipe, tmp_path: Path) -> None:
     """No key, no network: the run is kept on disk, and a resumed training continues it. wandb keeps state for a whole
     process, so each training has one of its own."""
