@@ -12,12 +12,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from train.stage import TrainRecipe
+from train.stage import TrainRecipe, WandbSettings
 
 KNOWN = ("wandb", "tensorboard")
 RUN_ID = "wandb_run_id"  # file in a run's folder; a resumed training goes on under it
@@ -26,17 +25,6 @@ LOGIN_SECONDS = 30.0  # how long an online run may take to begin
 
 class ReportingError(ValueError):
     """A training that cannot report as its recipe says; names the key and the fix."""
-
-
-@dataclass(frozen=True)
-class WandbSettings:
-    """A run of W&B. What is None is taken from WANDB_PROJECT (else whilst), WANDB_ENTITY and WANDB_MODE; without a mode
-    it is online where there is a key, else offline, and says so."""
-
-    project: str | None = None
-    entity: str | None = None
-    mode: Literal["online", "offline", "disabled"] | None = None
-    tags: tuple[str, ...] = ()
 
 
 def check_reporting(recipe: TrainRecipe) -> None:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 
-from train.reporting import WandbSettings
 from whilst.backbones.base import Backbone, add_lora, freeze_vision, load
 from whilst.recipe import Recipe
 
@@ -111,6 +110,17 @@ class OptimSettings:
             warmup_steps=warmup,
             warmup_ratio=0.0,
         )
+
+
+@dataclass(frozen=True)
+class WandbSettings:
+    """A run of W&B. What is None is taken from WANDB_PROJECT (else whilst), WANDB_ENTITY and WANDB_MODE; without a mode
+    it is online where there is a key, else offline, and says so."""
+
+    project: str | None = None
+    entity: str | None = None
+    mode: Literal["online", "offline", "disabled"] | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

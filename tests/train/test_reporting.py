@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from train.reporting import ReportingError, WandbSettings, check_reporting, prepare_reporting, wandb_mode
+from train.reporting import ReportingError, check_reporting, prepare_reporting, wandb_mode
 from train.sft import DataSettings, SFTRecipe
-from train.stage import ModelSettings, OptimSettings
+from train.stage import ModelSettings, OptimSettings, WandbSettings
 
 KEY = "0123456789abcdef" * 3
 
@@ -68,9 +68,9 @@ SCRIPT = """
 import sys, wandb
 from train import reporting
 from dataclasses import replace
-from train.reporting import WandbSettings, prepare_reporting
+from train.reporting import prepare_reporting
 from train.sft import DataSettings, SFTRecipe
-from train.stage import ModelSettings, OptimSettings
+from train.stage import ModelSettings, OptimSettings, WandbSettings
 recipe = SFTRecipe(name="test", stage="sft", output=sys.argv[1], model=ModelSettings("nothing"),
     data=DataSettings("nothing"), optim=OptimSettings(steps=1, learning_rate=0.25), report_to=("wandb",),
     wandb=WandbSettings(project="streams", mode=sys.argv[2], tags=("tiny",)))
