@@ -89,17 +89,21 @@ class Rows:
 
 
 def measure(
-    rows: Rows, keep: Path | None = None, count: Callable[[TokenRow], Sequence[int]] | None = None
+    rows: Rows,
+    keep: Path | None = None,
+    count: Callable[[TokenRow], Sequence[int]] | None = None,
+    counted: Sequence[str] = (),
 ) -> list[Found]:
-    """What each sample gives, of all ranks; `rows` then has its numbers. keep: a file that remembers it.
+    """What each sample gives, of all ranks; `rows` then has its numbers. keep: a file that remembers it. counted: names
+    of what `count` counts, so that counts of other things are not taken for them.
 
     Raises:
         DataError: another rank failed.
     """
-    key = _key(rows)
-    found = from_rank_0(_read(keep, key)) if keep is not None else None
+    state = PartialState()
+    key = _key(rows, counted) if keep is not None and state.is_main_process else ""
+    found = from_rank_0(_read(keep, key) if key and keep is not None else None)
     if found is None:
-        state = PartialState()
         own = range(state.process_index, len(rows.samples), state.num_processes)
         told = []
         with together(DataError), progress("decode and render", len(own)) as advance:
@@ -127,10 +131,11 @@ def _found(rows: Rows, sample: int, count: Callable[[TokenRow], Sequence[int]] |
     return Found(tuple(len(row) for row in made), "", tuple(map(sum, zip(*counts, strict=True))))
 
 
-def _key(rows: Rows) -> str:
+def _key(rows: Rows, counted: Sequence[str]) -> str:
     """A digest of all that decides what samples give: their events, their files, and how they are rendered."""
     digest = hashlib.sha256()
     settings = [asdict(rows.renderer.config), asdict(rows.renderer.spec), rows.fps, rows.thoughts, SCHEMA]
+    settings.append(list(counted))
     digest.update(json.dumps([settings, sorted(rows.renderer.vocabulary.items())], default=str).encode())
     for sample in rows.samples:
         digest.update(json.dumps(to_record(sample), sort_keys=True).encode())

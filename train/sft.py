@@ -183,11 +183,12 @@ def prepare_data(
     renderer: Renderer,
     keep: Path | None = None,
     count: Callable[[TokenRow], Sequence[int]] | None = None,
+    counted: Sequence[str] = (),
 ) -> Prepared:
     """The rows of the samples at `path`, and what was rejected. Too many rejections are an error."""
     samples = [s for one in ((path,) if isinstance(path, str) else path) for s in read_samples(one)[: data.limit]]
     rows = Rows(samples, renderer, data.fps, data.thoughts, data.keep_megabytes)
-    found = measure(rows, keep, count)
+    found = measure(rows, keep, count, counted)
     left_out = rejected(rows, found)
     if len(left_out) > data.max_rejected:
         listed = "\n  ".join(f"{r.sample}: {r.reason}" for r in left_out[:5])
@@ -224,6 +225,7 @@ def build_trainer(recipe: SFTRecipe) -> StreamingSFTTrainer:
         renderer,
         out / PREPARED,
         (lambda row: decisions.count(torch.from_numpy(row.labels)[None]).tolist()) if decisions is not None else None,
+        recipe.loss.decision.words if recipe.loss.decision is not None else (),
     )
     if decisions is not None:
         decisions.take_data(prepared.counts)

@@ -1,4 +1,4 @@
-"""What training stages share: settings of model and optimiser, checkpoints that can be resumed, the final folder."""
+"""What training stages share: settings of model, optimiser and reports, and what of them TRL and the loader take."""
 
 from __future__ import annotations
 

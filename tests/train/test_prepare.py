@@ -110,11 +110,14 @@ def test_a_prepared_set_is_not_measured_again(
     samples: Path, renderer: Renderer, decoded: Counter[str], tmp_path: Path
 ) -> None:
     keep = tmp_path / "prepared.json"
-    first = measure(rows_of(samples, renderer, 0.0), keep, lambda row: [len(row), 1])
+    first = measure(rows_of(samples, renderer, 0.0), keep, lambda row: [len(row), 1], ["tokens", "rows"])
     assert first[0].counts == (sum(first[0].lengths), len(first[0].lengths))
     decoded.clear()
     rows = rows_of(samples, renderer, 0.0)
-    assert measure(rows, keep) == first and not decoded
+    assert measure(rows, keep, counted=["tokens", "rows"]) == first and not decoded
+    other = measure(rows_of(samples, renderer, 0.0), keep, lambda row: [2], ["twos"])  # not counts of something else
+    assert [one.counts for one in other if one.lengths] == [(2 * len(one.lengths),) for one in first if one.lengths]
+    measure(rows_of(samples, renderer, 0.0), keep, lambda row: [len(row), 1], ["tokens", "rows"])
     (tmp_path / "0.mp4").write_bytes(b"gone bad")  # under the run: the rows are known, and cannot be made again
     with pytest.raises(DataError, match="sample s0: it was fine when this run was prepared, and now it is not"):
         rows[0]
