@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from whilst.cli import app, load_for, stage_module
 from whilst.demo import FRAGMENT
 from whilst.recipe import load_recipe, stage_of
-from whilst.twin import STEPS, finish, steps_of, todo
+from whilst.twin import STEPS, Step, TwinError, steps_of, take
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = Path(__file__).parent / "published"
@@ -114,13 +114,34 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("twins")
 
 
+def test_a_twin_is_not_made_over_what_is_there(tmp_path: Path) -> None:
+    path = ROOT / "recipes" / "vst" / "sft_7b.yaml"
+    steps = steps_of(path, load_for("sft", path), tmp_path)
+    (tmp_path / "vst-sft_7b").mkdir()
+    (tmp_path / "vst-sft_7b" / "recipe.yaml").write_text("a run of days")
+    ran: list[str] = []
+
+    def made(step: Step) -> None:
+        step.output.mkdir()
+        ran.append(step.output.name)
+
+    with pytest.raises(TwinError, match="vst-sft_7b: is there, and no twin made it"):
+        take(steps, made)
+    assert (tmp_path / "vst-sft_7b" / "recipe.yaml").read_text() == "a run of days"
+    (tmp_path / "vst-sft_7b" / "recipe.yaml").unlink()
+    (tmp_path / "vst-sft_7b").rmdir()
+    ran.clear()
+    take(steps, made)
+    assert ran == ["vst-sft_7b"], "world, samples and model were done"
+    take(steps, made)
+    assert ran == ["vst-sft_7b"]
+
+
 @pytest.mark.parametrize("path", TRAINED, ids=recipe_id)
 def test_a_twin_takes_two_updates(path: Path, twins: Path) -> None:
     whole = load_for(stage_of(path), path)
     steps = steps_of(path, whole, twins)
-    for step in todo(steps):
-        stage_module(step.stage).run(load_for(step.stage, step.recipe, step.overrides))
-        finish(step)
+    take(steps, lambda step: stage_module(step.stage).run(load_for(step.stage, step.recipe, step.overrides)))
     out = steps[-1].output
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     updates = [entry for entry in history if "grad_norm" in entry]

@@ -464,16 +464,18 @@ def twin(
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder that twins share.")] = Path("runs/twins"),
 ) -> None:
     """Take two updates with a tiny twin of a training recipe, on any CPU."""
-    from whilst.twin import finish, steps_of, todo
+    from whilst.twin import Step, steps_of, take
 
     stage = stage_of(recipe, overrides or ())
     if stage not in STAGES:
         raise RecipeError(f"{recipe}: stage: {stage!r} is not one of {', '.join(STAGES)}")
     steps = steps_of(recipe, load_for(stage, recipe, overrides), out, overrides or ())
-    for step in todo(steps):
+
+    def run(step: Step) -> None:
         typer.echo(f"{step.stage} {step.output}")
         stage_module(step.stage).run(load_for(step.stage, step.recipe, step.overrides))
-        finish(step)
+
+    take(steps, run)
     typer.echo("changed for the twin:")
     for override in steps[-1].overrides:
         typer.echo(f"  {override}")

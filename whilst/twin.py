@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from whilst.recipe import Recipe, key_of, stage_of
 
 STEPS = 2
 FAMILIES = {"qwen2.5-vl": "qwen2_5_vl", "qwen3-vl": "qwen3_vl"}
-DONE = "twin.json"
 
 # Things touch each other, so that there are chains to ask for; a cell is one visual token of a tiny model.
 WORLD = {
@@ -181,23 +180,37 @@ def _train(path: Path, own: Mapping[str, Any], folder: Path, name: str, override
     return Step(stage, path, (*overrides, *small), output)
 
 
-def todo(steps: Sequence[Step]) -> list[Step]:
-    """The steps that are not done. One is done again when it has changed or a step before it is; what a step left that
-    did not end well is removed."""
+def take(steps: Sequence[Step], run: Callable[[Step], Any]) -> None:
+    """Run the steps that are not done. One is done again when it has changed or a step before it is; what is left of it
+    is removed first.
+
+    Raises:
+        TwinError: a folder stands where a step writes, and no twin made it: it is not touched.
+    """
     done = 0
     while done < len(steps) and _mark(steps[done]) == steps[done].digest:
         done += 1
     for step in steps[done:]:
-        if _mark(step) is not None or (step.output / "recipe.yaml").exists():
+        if step.output.exists():
+            if _mark(step) is None:
+                raise TwinError(f"{step.output}: is there, and no twin made it; give the twins another folder (--out)")
             shutil.rmtree(step.output)
-    return list(steps[done:])
+        _note(step, "begun")
+        run(step)
+        _note(step, step.digest)
 
 
-def finish(step: Step) -> None:
-    """Mark a step as done."""
-    write_whole(step.output / DONE, json.dumps({"digest": step.digest}) + "\n")
+def _note(step: Step, digest: str) -> None:
+    file = _file(step)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps({"digest": digest}) + "\n")
 
 
 def _mark(step: Step) -> str | None:
-    file = step.output / DONE
-    return json.loads(file.read_text(encoding="utf-8"))["digest"] if file.exists() else None
+    """The digest under which a step was done, or that it was begun; None where no twin was made."""
+    file = _file(step)
+    return json.loads(file.read_text(encoding="utf-8"))["digest"] if step.output.exists() and file.exists() else None
+
+
+def _file(step: Step) -> Path:
+    return step.output.with_name(f"{step.output.name}.twin.json")
