@@ -14,20 +14,8 @@ from train.plan import PlanError, Start
 from train.sft import SFTRecipe, contract_of
 from whilst.backbones.published import PUBLISHED, is_local
 from whilst.checkpoint import CONTRACT, Contract
-from whilst.recipe import RecipeError, key_of, load_recipe, stage_of
+from whilst.recipe import key_of, load_recipe, stage_of, writer_of
 from whilst.tiny import TinyRecipe, run
-
-
-def writer_of(output: str, beside: Path) -> Path | None:
-    """The recipe that writes the folder `output`, of those in the folder of `beside` and under the one above it."""
-    near = sorted(beside.parent.glob("*.yaml"))
-    for path in [*near, *(p for p in sorted(beside.parent.parent.glob("*/*.yaml")) if p not in near)]:
-        try:
-            if key_of(path, "output") == output and stage_of(path) in ("sft", "grpo", "tiny"):
-                return path
-        except RecipeError:  # a fragment without a stage, or another project's file
-            continue
-    return None
 
 
 def find_start(path: str, recipe: Path, scratch: Path) -> Start | None:

@@ -100,6 +100,18 @@ def key_of(path: str | Path, dotted: str, overrides: Sequence[str] = ()) -> Any:
     return tree
 
 
+def writer_of(output: str, beside: Path) -> Path | None:
+    """The recipe that writes the folder `output`, of those in the folder of `beside` and under the one above it."""
+    near = sorted(beside.parent.glob("*.yaml"))
+    for path in [*near, *(p for p in sorted(beside.parent.parent.glob("*/*.yaml")) if p not in near)]:
+        try:
+            if key_of(path, "output") == output and stage_of(path) in ("sft", "grpo", "tiny"):
+                return path
+        except RecipeError:  # a fragment without a stage, or another project's file
+            continue
+    return None
+
+
 def save_resolved(recipe: Any, path: str | Path) -> None:
     """Write `recipe` to `path` as one YAML file that `load_recipe(path, type(recipe))` reads as an equal recipe.
 

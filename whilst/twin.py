@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from whilst.files import write_whole
-from whilst.recipe import Recipe, key_of, stage_of
+from whilst.recipe import Recipe, key_of, stage_of, writer_of
 
 STEPS = 2
 FAMILIES = {"qwen2.5-vl": "qwen2_5_vl", "qwen3-vl": "qwen3_vl"}
@@ -93,28 +93,26 @@ class Step:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def steps_of(
-    path: Path, recipe: Recipe, folder: Path, overrides: Sequence[str] = (), recipes: Path | None = None
-) -> list[Step]:
+def steps_of(path: Path, recipe: Recipe, folder: Path, overrides: Sequence[str] = ()) -> list[Step]:
     """The steps of a twin of `recipe`, which was read from `path` under `overrides`. Outputs go to `folder`.
 
-    Twins that share a folder share world, samples and models. recipes: where the recipe is looked for whose output this
-    one starts from; default: the folder above that of `path`.
+    Twins that share a folder share world, samples and models. The recipe whose output this one starts from is looked
+    for beside it (`writer_of`).
 
     Raises:
         TwinError: a stage that does not train, or a start that no recipe makes.
     """
     if recipe.stage not in ("sft", "grpo"):
         raise TwinError(f"{path}: a twin is made of recipes that train (sft, grpo), not of stage {recipe.stage!r}")
-    recipes = recipes or path.resolve().parent.parent
+    path = path.resolve()
     start = key_of(path, "model.path", overrides)
-    steps = _foundation(_family(start, recipes, path), recipe, folder)
+    steps = _foundation(_family(start, path), recipe, folder)
     small = {"data.train": str(steps[1].output / "data" / "train"), "model.path": str(steps[2].output)}
     if recipe.stage == "grpo" and key_of(path, "contract", overrides) is None:
-        maker = _maker(start, recipes)
+        maker = writer_of(start, path)
         if maker is None or stage_of(maker) != "sft":
             raise TwinError(
-                f"{path}: model.path: no sft recipe under {recipes} has the output {start!r}, so it is unknown how the "
+                f"{path}: model.path: no sft recipe beside it has the output {start!r}, so it is unknown how the "
                 f"checkpoint reads a stream; give `contract`, or add the recipe that trains it"
             )
         changed = small | (key_of(maker, "twin.overrides") or {})
@@ -124,23 +122,18 @@ def steps_of(
     return [*steps, _train(path, own, folder, f"{path.parent.name}-{path.stem}", overrides)]
 
 
-def _maker(output: str, recipes: Path) -> Path | None:
-    """The recipe whose output is `output`."""
-    return next((path for path in sorted(recipes.rglob("*.yaml")) if key_of(path, "output") == output), None)
-
-
-def _family(start: str, recipes: Path, path: Path) -> str:
+def _family(start: str, path: Path) -> str:
     """The family of the checkpoint that a chain of recipes begins with."""
     seen = {path}
     while True:
         for part, family in FAMILIES.items():
             if part in start.lower():
                 return family
-        maker = _maker(start, recipes)
+        maker = writer_of(start, path)
         if maker is None or maker in seen:
             raise TwinError(
                 f"{path}: model.path: {start!r} is no checkpoint of a known family ({', '.join(FAMILIES)}), and no "
-                f"recipe under {recipes} makes it"
+                f"recipe beside {path} makes it"
             )
         seen.add(maker)
         start = key_of(maker, "model.path") or key_of(maker, "family") or ""
