@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.source import SynthError
+from whilst.files import sync
 
 SCHEMA = "whilst.manifest/1"
 
@@ -50,23 +51,14 @@ def committing(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
     try:
         yield parts
         for part in parts:
-            _sync(part)
+            sync(part)
         for part, final in zip(parts, finals, strict=True):
             os.replace(part, final)
         for parent in {final.parent for final in finals}:
-            _sync(parent)
+            sync(parent)
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Have a file, or the names in a folder, reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_text(folder: Path, name: str, text: str) -> None:
