@@ -358,9 +358,10 @@ class WholeCheckpoints(Trainer):
                 with _failing(self):
                     Trainer._save_checkpoint(self, model, trial)
                     self.save_beside(folder)
-                    flush(folder)
             finally:
                 self._part = None
+            with together(CheckpointError):  # only now: a file that is being written has another name before
+                flush(folder)
             # what a rank has written it sees; of others' files it may not know yet (NFS)
             names = sorted({name for seen in gather_object([contents(folder)]) for name in seen})
             own: dict[str, tuple[int, str]] = {}

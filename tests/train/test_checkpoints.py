@@ -6,7 +6,8 @@ import json
 import os
 import resource
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -271,6 +272,29 @@ def test_room_that_ends_while_writing_leaves_what_was_there(share: float, recipe
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(copy.glob(f"{PART}*"))
     assert last_checkpoint(copy) == copy / "checkpoint-3"
+
+
+def test_files_are_flushed_when_all_ranks_have_written(
+    recipe: SFTRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors writes under a passing name and renames: another rank would flush what is no longer there."""
+    order: list[str] = []
+    writing, flush = store._failing, store.flush
+
+    @contextmanager
+    def failing(trainer: object) -> Iterator[None]:
+        with writing(trainer):
+            yield
+        order.append("all have written")
+
+    def flushed(folder: Path) -> None:
+        order.append("flushed")
+        flush(folder)
+
+    monkeypatch.setattr(store, "_failing", failing)
+    monkeypatch.setattr(store, "flush", flushed)
+    build_trainer(replace(recipe, output=str(tmp_path), optim=replace(recipe.optim, steps=1))).train()
+    assert order == ["all have written", "flushed"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
