@@ -215,7 +215,8 @@ class Model:
 class SplitStream:
     """Layout split: two caches, two cursors. `read` is called by one thread, `think` by one, `answer` by any."""
 
-    def __init__(self, model: Model, received_end: int | None) -> None:
+    def __init__(self, model: Model, received_end: int | None, memory: str = "") -> None:
+        """received_end: see positions.Batch. memory: what the stream starts with, `Sample.memory`."""
         self.model, self.renderer, self.received_end = model, model.renderer, received_end
         config = self.renderer.config
         if not isinstance(self._cursor(), GroupDecoupled):
@@ -230,8 +231,8 @@ class SplitStream:
         self._generated, self._generated_cursor = model.entries(), self._cursor()
         self._spoke = False
         self._held: tuple[Chunk, np.ndarray] | None = None  # boundary token and its position (row_shift)
-        system = self.renderer.system()
-        model.write(system, self._received_cursor.received(system.pieces), self._reading)
+        for chunk in (self.renderer.system(), *([self.renderer.memory_turn(memory)] if memory else [])):
+            model.write(chunk, self._received_cursor.received(chunk.pieces), self._reading)
 
     def _cursor(self, mark: Any = None) -> Interleaved:
         cursor = self.renderer.scheme(self.received_end)
@@ -291,9 +292,12 @@ class RecurrentStream:
     `read` is called by one thread (it needs no state), `think` by one, `answer` by any.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, memory: str = "") -> None:
+        """memory: what the stream starts with, `Sample.memory`."""
         self.model, self.renderer = model, model.renderer
         self._memory = self.renderer.memory()
+        if memory:
+            self._memory.add(self.renderer.memory_given(memory))
         self._rebuild()
 
     def _rebuild(self) -> None:

@@ -116,8 +116,10 @@ class ParallelStream:
         now: Callable[[], float] = time.perf_counter,
         received_end: int | None = None,
         delay: Callable[[str], None] | None = None,
+        memory: str = "",
     ) -> None:
-        """fps: frames a second of what is watched. received_end: see positions.Batch. now: a clock (s).
+        """fps: frames a second of what is watched. received_end: see positions.Batch. now: a clock (s). memory: what
+        the stream starts with, `Sample.memory`.
 
         delay: called in the thread that is about to "read" a segment, to "think" about one or to "answer", and at every
         "thought token" and "answer token"; tests hold or kill a thread with it.
@@ -135,7 +137,7 @@ class ParallelStream:
         if mode == "batch" and deadline == "wait":
             raise RuntimeStateError("mode batch thinks in finish(): an answer cannot wait for it; use last_finished")
         self._renderer, self._model = renderer, Model(backbone, renderer)
-        self._engine = _engine(self._model, received_end)
+        self._engine = _engine(self._model, received_end, memory)
         self.fps, self.thinks = fps, thinks
         self.thought_tokens, self.answer_tokens = thought_tokens, answer_tokens
         self.mode, self.deadline, self.backlog, self.when_full = mode, deadline, backlog, when_full
@@ -475,14 +477,14 @@ class ParallelStream:
         self._tell(Rejected(segment.end, self._clock(), f"segment {segment.start:.3f}-{segment.end:.3f} s", reason))
 
 
-def _engine(model: Model, received_end: int | None) -> SplitStream | RecurrentStream:
+def _engine(model: Model, received_end: int | None, memory: str) -> SplitStream | RecurrentStream:
     layout = model.renderer.config.layout
     if layout == "interleaved":
         raise RuntimeStateError(
             "layout interleaved has one cursor for what is received and generated, so watching has to wait for "
             "thinking; use StreamSession, or a checkpoint with layout split or recurrent"
         )
-    return SplitStream(model, received_end) if layout == "split" else RecurrentStream(model)
+    return SplitStream(model, received_end, memory) if layout == "split" else RecurrentStream(model, memory)
 
 
 def _must_be_one_of(name: str, value: str, known: Sequence[str]) -> None:

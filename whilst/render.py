@@ -11,6 +11,9 @@ both, so metadata and positions agree by construction and only visibility and ca
 | split | everything received, then everything generated | unit, row_shift |
 | recurrent | one turn: text memory + current segment (+ query) + reply | causal |
 | recurrent_packed | all turns of the recurrent layout, exactly, in one row | text_memory |
+
+`Sample.memory`, the text memory that a sample starts with, stands right behind the system turn: in the first two
+layouts as a received turn of its own, absent where there is none; in the others as the first entry of the text memory.
 """
 
 from __future__ import annotations
@@ -205,11 +208,22 @@ class Renderer:
         return self.text(entry.format(text=text, start=segment.start, end=segment.end), Role.MEMORY)
 
     def memory_given(self, text: str) -> Chunk:
-        """Text memory that a sample starts with, as it stands."""
-        return self.text(self.spoken(text, "memory"), Role.MEMORY)
+        """Text memory that a sample starts with: as it stands, or what memory_cut leaves of it."""
+        ids, cut = self.encode(self.spoken(text, "memory")), self.config.memory_cut
+        if cut is not None and len(ids) > cut.sink + cut.tail:
+            ids = ids[: cut.sink] + ids[len(ids) - cut.tail :]
+        return self.tokens(ids, Role.MEMORY)
+
+    def memory_left_out(self, text: str) -> int:
+        """How many tokens memory_cut leaves out of a text memory that a sample starts with."""
+        return len(self.encode(text)) - len(self.memory_given(text)) if text else 0
 
     def memory_close(self) -> Chunk:
         return self.text(self.config.format.memory_close, Role.MEMORY)
+
+    def memory_turn(self, text: str) -> Chunk:
+        """The same as a received turn of a growing stream (interleaved, split)."""
+        return Chunk.join(self.memory_open(), self.memory_given(text), self.memory_close())
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
@@ -250,6 +264,8 @@ class Renderer:
     def received_end(self, sample: Sample, clips: Sequence[ClipShape]) -> int:
         """First position after everything that the main timeline of a sample receives (batch scheme)."""
         pieces = list(self.system().pieces)
+        if sample.memory:
+            pieces += self.memory_turn(sample.memory).pieces
         i = 0
         for event in sample.events:
             if isinstance(event, Segment):
@@ -269,11 +285,9 @@ class Renderer:
         end = self.received_end(sample, clips) if config.scheme == "batch" else None
         numbering = Numbering(self.scheme(end))
         writer = RowWriter(numbering)
-        if sample.memory:
-            raise RenderError(
-                f"sample {sample.id}: text memory cannot be given to layout {config.layout!r}; use recurrent"
-            )
         writer.write(self.system(), RECEIVED)
+        if sample.memory:
+            writer.write(self.memory_turn(sample.memory), RECEIVED)
         spoke = False  # a boundary token stands at the end of the stream that is written next
         ends = Ends(self.opening, self.boundary) if self.implicit else None
         turns = branches = 0

@@ -14,6 +14,23 @@ Layout = Literal["interleaved", "split", "recurrent", "recurrent_packed"]
 
 
 @dataclass(frozen=True)
+class MemoryCut:
+    """What is kept of the text memory that a sample starts with: its first `sink` and last `tail` tokens, the strings
+    around it not counted. A text of no more tokens stays whole. StreamingVLM: 512 and 512; VST's release: 512 and
+    32,768."""
+
+    sink: int
+    tail: int
+
+    def __post_init__(self) -> None:
+        if min(self.sink, self.tail) < 0 or not self.sink + self.tail:
+            raise VisibilityError(
+                f"render.memory_cut: sink and tail are tokens, 0 or more, and not both 0; they are {self.sink} and "
+                f"{self.tail}"
+            )
+
+
+@dataclass(frozen=True)
 class RenderConfig:
     """Layout, visibility rule and position scheme of a recipe, and how its turns are written."""
 
@@ -25,6 +42,7 @@ class RenderConfig:
     # kept: a query and its answer stay in the stream; branch: they are visible only to themselves
     queries: Literal["kept", "branch"] = "branch"
     memory_tokens: int | None = None  # cap of the text memory, FIFO; None: unbounded
+    memory_cut: MemoryCut | None = None  # of what a sample starts with; None: it stays whole
     max_tokens: int | None = None  # of one row; a longer one is an error
     thought_weight: float = 1.0
     answer_weight: float = 1.0

@@ -126,10 +126,33 @@ class StreamBatch:
     # --- what a stream can do ---------------------------------------------------------------------------------------
 
     def remember(self, texts: Sequence[str | None]) -> None:
-        """Text memory that the streams start with (recurrent layouts)."""
-        self._must_be_recurrent("text memory")
+        """Text memory that the streams start with, before anything arrives (`Sample.memory`).
+
+        A recurrent stream has it as the first entry of its text memory. A growing one reads it as a turn behind the
+        system turn: its keys and values are there like those of any text, for the rule and the policy to keep.
+
+        Raises RuntimeStateError on a growing stream that has begun, PolicyError where a policy keeps frames alone.
+        """
         chunks = [self.renderer.memory_given(text) if text else None for text in texts]
-        self._keep(chunks)
+        if self.recurrent:
+            self._keep(chunks)
+            return
+        for b, chunk in enumerate(chunks):
+            if chunk is None:
+                continue
+            if self.memories[b].entries or self.numbering[b].mark() != self.begun[b]:
+                raise RuntimeStateError(
+                    f"stream {b}: text memory stands at the beginning of a stream of layout "
+                    f"{self.renderer.config.layout!r}, and this one has begun: give it first, once"
+                )
+            if self.keeping is not None and self.keeping.policy.rereads:
+                raise PolicyError(
+                    f"policy {self.keeping.policy.name!r} keeps nothing but frames: a stream that starts with text "
+                    f"memory cannot have it"
+                )
+        for b, chunk in enumerate(chunks):
+            self.memories[b].entries += [chunk] if chunk is not None else []
+        self._feed([self.renderer.memory_turn(text) if text else None for text in texts], RECEIVED)
 
     def watch(self, views: Sequence[View | None]) -> None:
         """A segment has arrived on each stream that passes a view."""

@@ -48,7 +48,8 @@ class SessionClosedError(RuntimeStateError):
 class StreamSession:
     """One stream. `watch` a clip, `think` about it, `ask` at any time. Calls from several threads wait for each other.
 
-    proactive: when standing queries are replied to. policy: what the caches keep, as StreamBatch takes it.
+    proactive: when standing queries are replied to. policy: what the caches keep, as StreamBatch takes it. memory: what
+    the stream starts with, `Sample.memory`.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class StreamSession:
         sampler: Sampler = greedy,
         proactive: Proactive | None = None,
         policy: Policy | None = None,
+        memory: str = "",
     ) -> None:
         ends = None if received_end is None else [received_end]
         self.gate = Threshold(renderer.boundary, sampler)
         self._batch: StreamBatch | None = StreamBatch(
             backbone, renderer, 1, sampler=self.gate, received_ends=ends, policy=policy
         )
+        self._batch.remember([memory])
         self.backbone, self.renderer, self.fps = backbone, renderer, fps
         self.thought_tokens, self.answer_tokens = thought_tokens, answer_tokens
         self.when = proactive or Proactive()
@@ -238,7 +241,7 @@ class StreamSession:
 
     @property
     def memory(self) -> list[str]:
-        """The text memory, entry by entry."""
+        """The text memory, entry by entry; of a growing stream what it started with."""
         return [self.backbone.tokenizer.decode(entry.ids.tolist()) for entry in self.batch.memories[0].entries]
 
     # --- checks -----------------------------------------------------------------------------------------------------

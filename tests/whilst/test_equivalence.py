@@ -17,6 +17,7 @@ from train.rows import Collator, Item
 from whilst.backbones.base import Backbone
 from whilst.clips import SegmentClip, View
 from whilst.render import IGNORE, RenderConfig, Renderer, TokenRow
+from whilst.render_config import MemoryCut
 from whilst.sample import Answer, Query, Sample, Segment, Thought
 from whilst.visibility import GENERATED, RECEIVED
 
@@ -118,6 +119,35 @@ def test_text_memory_that_a_sample_starts_with(backbone: Backbone, layout: Any, 
     logits = trained(backbone, renderer, sample, views)
     assert far(run.logits, logits) <= TOLERANCE
     assert far(logits, trained(backbone, renderer, timeline(), views)) > DIFFERENT
+
+
+MEMORY = "in-2 none . out-1 red-circle .\n"
+
+
+@pytest.mark.parametrize("cut", [None, MemoryCut(2, 1)], ids=["whole", "cut"])
+@pytest.mark.parametrize("name", [n for n in CONFIGS if "recurrent" not in n])
+def test_text_memory_that_a_growing_stream_starts_with(backbone: Backbone, name: str, cut: MemoryCut | None) -> None:
+    renderer = renderer_of(backbone, replace(CONFIGS[name], memory_cut=cut))
+    sample = replace(timeline(), memory=MEMORY)
+    views = views_of(backbone, sample)
+    (run,) = stream(backbone, renderer, [sample], [views])
+    logits = trained(backbone, renderer, sample, views)
+    assert far(run.logits, logits) <= TOLERANCE
+    assert far(logits, trained(backbone, renderer, timeline(), views)) > DIFFERENT
+    if cut is not None:
+        assert far(logits, trained(backbone, renderer_of(backbone, name), sample, views)) > DIFFERENT
+
+
+@pytest.mark.parametrize(
+    "name", ["interleaved-visual_window-kept", "interleaved-causal-overlapped-branch", "split-unit-batch-branch"]
+)
+def test_streams_of_a_batch_start_with_their_own_memory(backbone: Backbone, name: str) -> None:
+    renderer = renderer_of(backbone, name)
+    samples, seeds = three_samples()
+    samples = [replace(samples[0], memory=MEMORY), samples[1], replace(samples[2], memory="none .\n")]
+    views = [views_of(backbone, sample, seed) for sample, seed in zip(samples, seeds, strict=True)]
+    for sample, own, run in zip(samples, views, stream(backbone, renderer, samples, views, read_tokens=3), strict=True):
+        assert far(run.logits, trained(backbone, renderer, sample, own)) <= TOLERANCE
 
 
 # --- 2. the equality can fail -------------------------------------------------------------------------------------

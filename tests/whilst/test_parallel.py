@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,7 @@ def start(
     renderer = renderer_of(backbone, name)
     limits = {"thought_tokens": THOUGHT, "answer_tokens": ANSWER}
     end = received_end(backbone, renderer)
-    return ParallelStream(backbone, renderer, fps=FPS, on_event=log, received_end=end, **limits | kwargs)
+    return ParallelStream(backbone, renderer, fps=FPS, on_event=log, **limits | {"received_end": end} | kwargs)
 
 
 def hand_over(stream: ParallelStream, *which: int) -> None:
@@ -268,6 +268,27 @@ def test_parallel_equals_sequential(
         assert reply.memory_time == (CLIPS[thought - 1][0].end if thought else 0.0)
     assert [event.time for event in log.of(ThoughtDone)] == [event.end for event in log.of(SegmentRead)]
     assert log.events[-1] == Ended(4.0, log.events[-1].clock, 4, 4, len(replies))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_starts_with_text_memory_as_the_sequential_stream_does(talker: Backbone, name: str) -> None:
+    memory = "in-1 none ."
+    renderer = renderer_of(talker, name)
+    end = None
+    if renderer.config.scheme == "batch":
+        end = renderer.received_end(replace(SAMPLE, memory=memory), shapes_of(talker, SAMPLE))
+    alone = StreamBatch(talker, renderer, 1, received_ends=None if end is None else [end])
+    alone.remember([memory])
+    said = []
+    for i in range(len(CLIPS)):
+        alone.watch(encode_clips(talker, [CLIPS[i]], FPS))
+        said += alone.think([True], THOUGHT)
+    with start(talker, name, memory=memory, received_end=end) as stream:
+        hand_over(stream)
+        stream.finish()
+        assert [thought for _, thought in stream.thoughts] == said
+        if name in ASKING:
+            assert stream.ask("which ?").text == alone.ask([Query("q", 4.0, "which ?")], ANSWER)[0].text  # type: ignore[union-attr]
 
 
 def test_the_hundred_runs_can_differ(thoughts_of: Any) -> None:

@@ -730,6 +730,38 @@ def test_what_a_policy_cannot_serve(backbone: Backbone) -> None:
     assert set(POLICIES) == {settings["name"] for settings in UNLIMITED.values() if isinstance(settings, dict)}
 
 
+@pytest.mark.parametrize("name", [name for name in UNLIMITED if not name.startswith("recent_frames")])
+def test_without_a_limit_text_memory_stays(backbones: Mapping[str, Backbone], name: str) -> None:
+    backbone = backbones["qwen2_5_vl"]
+    renderer = renderer_of(backbone, INTERLEAVED)
+    sample = replace(timeline(), memory="in-2 none . out-1 .")
+    views = views_of(backbone, sample)
+    (run,) = stream(backbone, renderer, [sample], [views], policy=make_policy(UNLIMITED[name]))
+    assert far(run.logits, trained(backbone, renderer, sample, views)) <= TOLERANCE
+
+
+def test_sink_window_counts_text_memory_as_text(backbone: Backbone) -> None:
+    """StreamingVLM: the first of the text before stay, however long the stream is."""
+    policy = make_policy({"name": "sink_window", "sink": 6, "window": 2, "vision_seconds": 1.0})
+    batch = StreamBatch(backbone, renderer_of(backbone, INTERLEAVED), 1, policy=policy)
+    batch.remember(["in-2 none . out-1 ."])
+    for view in views_of(backbone, timeline()):
+        batch.watch([view])
+        batch.think([True], 4)
+    kept = entries(batch)
+    turn = batch.renderer.memory_turn("in-2 none . out-1 .")
+    assert int((kept.role == Role.MEMORY).sum()) == 6 < len(turn)
+    first = len(batch.renderer.system())
+    assert kept.order[kept.role == Role.MEMORY].tolist() == list(range(first, first + 6))
+
+
+def test_a_stream_of_frames_alone_takes_no_text_memory(backbone: Backbone) -> None:
+    policy = make_policy({"name": "recent_frames", "frames": 4})
+    batch = StreamBatch(backbone, renderer_of(backbone, INTERLEAVED), 1, policy=policy)
+    with pytest.raises(PolicyError, match="policy 'recent_frames' keeps nothing but frames: a stream that starts"):
+        batch.remember(["in-1 ."])
+
+
 def test_a_stream_refuses_other_back_ends(backbone: Backbone) -> None:
     with pytest.raises(RuntimeStateError, match="needs attention back-end whilst_sdpa, not eager"):
         StreamBatch(replace(backbone, backend="eager"), renderer_of(backbone, INTERLEAVED), 1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.streams import said, shapes_of, timeline
 from whilst.backbones.base import VIDEO_PAD, Backbone
@@ -13,8 +14,9 @@ from whilst.chunks import Role, TurnFormat
 from whilst.memory import MemoryCapError
 from whilst.positions import PositionError
 from whilst.render import IGNORE, RenderConfig, Renderer, RenderError, TokenRow
+from whilst.render_config import MemoryCut
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video
-from whilst.visibility import FIELDS, GENERATED, RECEIVED, VisibilityError
+from whilst.visibility import FIELDS, GENERATED, RECEIVED, Tokens, VisibilityError, dense_mask
 
 LAYOUTS: dict[str, RenderConfig] = {
     "interleaved": RenderConfig(),
@@ -360,10 +362,93 @@ def test_a_clip_too_few(backbone: Backbone, name: str) -> None:
         renderer.rows(timeline(), shapes_of(backbone, timeline())[:3])
 
 
+# --- text memory that a growing stream starts with ----------------------------------------------------------------
+
+GIVEN = "in-2 none . out-1 red-circle ."
+
+
 @pytest.mark.parametrize("name", GROWING)
-def test_text_memory_in_a_growing_stream(backbone: Backbone, name: str) -> None:
-    with pytest.raises(RenderError, match="text memory cannot be given to layout .*; use recurrent"):
-        rows(backbone, LAYOUTS[name], replace(timeline(), memory="in-1"))
+def test_given_memory_is_a_turn_behind_the_system_turn(backbone: Backbone, name: str) -> None:
+    """Nothing else is written otherwise, and nothing of it is learned."""
+    bare, row = (one_row(backbone, LAYOUTS[name], s) for s in (timeline(), replace(timeline(), memory=GIVEN)))
+    here = np.flatnonzero(row.roles == Role.MEMORY)
+    start = int((row.roles == Role.SYSTEM).sum())
+    assert here.tolist() == list(range(start, start + len(here)))
+    assert text_of(backbone, row.input_ids[: here[-1] + 1]) == f"{SYSTEM}{MEMORY}{GIVEN}<|im_end|>\n"
+    assert (row.labels[here] == IGNORE).all() and not row.loss_weight[here].any()
+    rest = np.setdiff1d(np.arange(len(row)), here)
+    assert np.array_equal(row.input_ids[rest], bare.input_ids) and np.array_equal(row.labels[rest], bare.labels)
+
+
+@pytest.mark.parametrize("scheme", ["interleaved", "batch", "overlapped", "group_decoupled", "gap_isolated", "tww"])
+def test_given_memory_takes_positions_of_what_is_received(backbone: Backbone, scheme: str) -> None:
+    config = RenderConfig(layout="split", rule="unit", scheme=scheme)
+    sample = timeline().with_events(timeline().events[:2])  # a segment and its thought
+    bare, row = (one_row(backbone, config, s) for s in (sample, replace(sample, memory=GIVEN)))
+    here = row.roles == Role.MEMORY
+    n = int(here.sum())
+    first = int((row.roles == Role.SYSTEM).sum())
+    assert np.array_equal(row.positions[:, here], np.broadcast_to(np.arange(first, first + n), (3, n)))
+    received = bare.meta["stream"] == RECEIVED
+    moved = np.where(received & (bare.roles != Role.SYSTEM), n, 0)
+    if scheme in ("interleaved", "batch", "overlapped"):  # generated text follows what was received
+        moved = np.where(received, moved, n)
+    assert np.array_equal(row.positions[:, ~here], bare.positions + moved)
+
+
+@pytest.mark.parametrize(
+    ("layout", "rule", "params"),
+    [
+        ("interleaved", "causal", {}),
+        ("interleaved", "visual_window", {"budget": 9}),
+        ("interleaved", "last_segments", {"n": 1}),
+        ("interleaved", "sink_window", {"sink": 1, "window": 30}),
+        ("split", "unit", {}),
+        ("split", "row_shift", {}),
+    ],
+)
+def test_what_each_rule_does_with_given_memory(
+    backbone: Backbone, layout: Any, rule: str, params: Mapping[str, int]
+) -> None:
+    """It is text: every rule keeps it in sight, but for the one that counts tokens of the timeline."""
+    system = len(Renderer(backbone.tokenizer, backbone.spec, RenderConfig()).system())
+    if "sink" in params:
+        params = {**params, "sink": system + 3}  # three tokens of the memory are among the first of the stream
+    config = RenderConfig(layout=layout, rule=rule, rule_params=params, queries="kept")
+    row = one_row(backbone, config, replace(timeline(), memory=GIVEN))
+    seen = dense_mask(config.check(), Tokens.of(row.meta))
+    here = torch.from_numpy(row.roles == Role.MEMORY)
+    later = torch.arange(len(row)) > int(here.nonzero().max())
+    order = torch.from_numpy(row.meta["order"])
+    expected = torch.ones(int(later.sum()), int(here.sum()), dtype=torch.bool)
+    if rule == "sink_window":
+        expected &= (order[here] < system + 3) | (order[later][:, None] - order[here] < 30)
+        assert expected[0].all() and expected[-1].sum() == 3
+    assert torch.equal(seen[later][:, here], expected)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_middle_of_a_given_memory_is_left_out(backbone: Backbone, name: str) -> None:
+    whole = Renderer(backbone.tokenizer, backbone.spec, LAYOUTS[name])
+    ids = list(whole.encode(GIVEN))
+    for sink, tail in ((2, 1), (0, 3), (3, 0), (len(ids) - 1, 1), (len(ids), len(ids))):
+        config = replace(LAYOUTS[name], memory_cut=MemoryCut(sink, tail))
+        renderer = Renderer(backbone.tokenizer, backbone.spec, config)
+        kept = ids if sink + tail >= len(ids) else ids[:sink] + ids[len(ids) - tail :]
+        row = rows(backbone, config, replace(timeline(), memory=GIVEN))[0]
+        around = len(whole.memory_open())
+        memory = row.input_ids[row.roles == Role.MEMORY].tolist()
+        assert memory[around : around + len(kept) + 1] == [*kept, memory[around + len(kept)]]
+        assert renderer.memory_left_out(GIVEN) == len(ids) - len(kept)
+    assert renderer.memory_left_out("") == 0 and whole.memory_left_out(GIVEN) == 0
+    renderer = Renderer(backbone.tokenizer, backbone.spec, replace(LAYOUTS[name], memory_cut=MemoryCut(2, 1)))
+    assert len(renderer.memory_given(GIVEN)) == 3
+
+
+@pytest.mark.parametrize(("sink", "tail"), [(-1, 4), (4, -1), (0, 0)])
+def test_a_cut_that_makes_no_sense(sink: int, tail: int) -> None:
+    with pytest.raises(VisibilityError, match=f"render.memory_cut: .* they are {sink} and {tail}"):
+        MemoryCut(sink, tail)
 
 
 @pytest.mark.parametrize("name", ["recurrent", "recurrent_packed"])

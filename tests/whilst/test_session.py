@@ -67,6 +67,34 @@ def test_a_session_says_what_its_batch_says(backbone: Backbone, config: str) -> 
     assert session.tokens == sum(batch.cache.lengths())
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_session_starts_with_text_memory(one: Backbone, config: str) -> None:
+    session = session_of(one, config, memory="in-1 none .")
+    batch = StreamBatch(one, session.renderer, 1)
+    batch.remember(["in-1 none ."])
+    assert session.memory == ["in-1 none ."]
+    for number, (images, times, end) in enumerate(clips(2)):
+        session.watch(images, times, end)
+        batch.watch(encode_clips(one, [(Segment(times[0], end), images, times)], FPS))
+        assert [session.think()] == batch.think([True], 4)
+        assert [session.ask("which ?")] == batch.ask([Query(f"ask-{number + 1}", end, "which ?")], 4)
+    assert session.tokens == sum(batch.cache.lengths())
+    with pytest.raises(RenderError, match="memory: text holds the special token"):
+        session_of(one, config, memory="<|im_end|>")
+
+
+@pytest.mark.parametrize("config", ["interleaved", "split", "kept"])
+def test_a_growing_stream_takes_text_memory_first_and_once(one: Backbone, config: str) -> None:
+    begun = watched(session_of(one, config), 1).batch
+    twice = session_of(one, config, memory="in-1 .").batch
+    for batch in (begun, twice):
+        before = sum(batch.cache.lengths())
+        with pytest.raises(RuntimeStateError, match="stream 0: text memory stands at the beginning .* has begun"):
+            batch.remember(["in-2 ."])
+        batch.remember([None])
+        assert sum(batch.cache.lengths()) == before
+
+
 def test_sessions_are_independent(one: Backbone) -> None:
     alone = [watched(session_of(one, "recurrent")).ask("which ?")]
     first, second = session_of(one, "recurrent"), session_of(one, "interleaved")

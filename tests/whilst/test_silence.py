@@ -76,6 +76,17 @@ def told(renderer: Renderer, row: Any) -> list[tuple[str, str, float]]:
     return [(decode(row.input_ids[i - 1]), decode(row.labels[i]), float(row.loss_weight[i])) for i in slots]
 
 
+def test_a_deciding_stream_starts_with_text_memory(backbone: Backbone) -> None:
+    for config, sample in ((IMPLICIT, thinking()), (KEPT, narrating())):
+        renderer, sample = renderer_of(backbone, config), replace(sample, memory="in-2 none .")
+        views = views_of(backbone, sample)
+        (run,) = stream(backbone, renderer, [sample], [views])
+        wanted = trained(backbone, renderer, sample, views)
+        assert run.logits.shape == wanted.shape and float((run.logits - wanted).abs().max()) <= 1e-5
+        bare = trained(backbone, renderer, replace(sample, memory=""), views)
+        assert float((bare - wanted).abs().max()) > 1e-3
+
+
 # ---- What is learned.
 
 
