@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_secretOfTheTestsThatMustNeverBeSeen"
+Kind: TypeAlias = int | str | threading.Event | Callable[[], None]
 LARGE = re.compile(r"\.(safetensors|parquet|bin|arrow)$")  # what a fresh repository's .gitattributes sends to LFS
 ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 
@@ -32,11 +33,11 @@ ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 class Fault:
     """Something that goes wrong `times` times with requests of `method` whose path holds `part`, after `after` of them
     went well. kind: a status; "cut" (the connection breaks in the middle of the body), "lost" (the request is done, its
-    answer never comes), or an event to wait for."""
+    answer never comes), an event to wait for, or what to do in the middle of the body, which is then dropped."""
 
     method: str
     part: str
-    kind: int | str | threading.Event
+    kind: Kind
     times: int = 1
     after: int = 0
 
@@ -67,7 +68,7 @@ class Hub:
     echo: bool = False  # errors hold the request's own token, as a careless proxy's might
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def fault(self, method: str, part: str, kind: int | str | threading.Event, times: int = 1, after: int = 0) -> None:
+    def fault(self, method: str, part: str, kind: Kind, times: int = 1, after: int = 0) -> None:
         self.faults.append(Fault(method, part, kind, times, after))
 
     def count(self, method: str, part: str) -> int:
@@ -120,8 +121,10 @@ class Handler(BaseHTTPRequestHandler):
         with hub.lock:
             hub.requests.append((method, path))
             fault = self._fault(method, path)
-        if fault == "cut":
+        if fault == "cut" or callable(fault):
             self.rfile.read(min(16, int(self.headers.get("Content-Length") or 0)))
+            if callable(fault):
+                fault()
             self._hang_up()
             return
         body = self._body()
@@ -148,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
         if method != "HEAD":
             self.wfile.write(content)
 
-    def _fault(self, method: str, path: str) -> int | str | threading.Event | None:
+    def _fault(self, method: str, path: str) -> Kind | None:
         for fault in self.hub.faults:
             if fault.method == method and fault.part in path and fault.times:
                 if fault.after:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -257,13 +258,46 @@ def test_what_cannot_be_pushed_is_refused_before_anything_is_sent(
 # ---- The command, in a process of its own.
 
 
-def command(hub: Hub, tmp_path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def started(hub: Hub, tmp_path: Path, *arguments: object) -> subprocess.Popen[str]:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
         **{"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf")},
     }
     line = [sys.executable, "-m", "whilst.cli", "export", *map(str, arguments)]
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def command(hub: Hub, tmp_path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    process = started(hub, tmp_path, *arguments)
+    stdout, stderr = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@pytest.mark.usefixtures("online")
+def test_a_push_that_is_killed_publishes_nothing_and_goes_on(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle of the second file, again in the middle of the commit: main stays as it was. The next push
+    sends what is missing, and all of it appears in one commit."""
+    running: list[subprocess.Popen[str]] = []
+
+    def kill() -> None:
+        running[-1].kill()
+
+    hub.fault("PUT", "/lfs/", kill, after=1)
+    hub.fault("POST", "/commit/", kill)
+    heads = []
+    for stored in (1, 3):
+        running.append(started(hub, tmp_path, folder, "--push-to-hub", REPO, "--tag", "v1"))
+        _, stderr = running[-1].communicate(timeout=300)
+        assert running[-1].returncode == -signal.SIGKILL, stderr
+        assert published(hub) == {} and not hub.repos[KEY].tags and len(hub.objects) == stored
+        heads.append(dict(hub.repos[KEY].branches))
+    assert heads[0] == heads[1] and len(hub.repos[KEY].commits) == 1
+    assert hub.count("PUT", "/lfs/") == 4  # the first file once; the second, which was cut, twice; the third once
+    hub.requests.clear()
+    done = pushed(folder, tag="v1")
+    assert hub.count("PUT", "/lfs/") == 0 and hub.count("POST", "/commit/") == 1
+    assert published(hub) == published(hub, "v1") == held(folder)
+    assert hub.repos[KEY].branches == {"main": done.commit} and len(hub.repos[KEY].commits) == 2
 
 
 def test_the_command_never_shows_the_token(hub: Hub, folder: Path, tmp_path: Path) -> None:
