@@ -15,11 +15,12 @@ from pathlib import Path
 from socket import gethostname
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback
 
 from train.checkpoints import PREFIX, WholeCheckpoints, checkpoints, resume_point, sweep
 from train.stage import StageError, TrainRecipe, ranks
-from train.stopping import PREEMPTED, Preempted, Stopping, catching
+from train.stopping import PREEMPTED, Interrupted, Preempted, Stopping, catching
 from whilst import __version__
 from whilst.recipe import RecipeError, load_recipe, save_resolved
 from whilst.runs import Run, read_run, write_run
@@ -162,7 +163,13 @@ def attempt(
     claim(recipe)
     account = Account(recipe)
     with catching(), account.kept():
-        trainer = build()
+        try:
+            trainer = build()
+        except Interrupted:
+            if is_main():
+                print(f"{out}: stopped while its samples were measured; run it again to go on (exit {PREEMPTED})")
+            PartialState().destroy_process_group()
+            raise Preempted(account.run.step) from None
         try:
             checkpoint = resume_point(trainer)
             trainer.add_callback(account)

@@ -1,31 +1,44 @@
 """A training set before its first step: which rows it has, and which samples it leaves out.
 
 Every sample is decoded and rendered once, its rows are measured, and what cannot be used is counted with its reason.
-Ranks share this work and tell each other what they found; `prepared.json` in the run's folder keeps it, so that a
-resumed run does not do it again. Neither frames nor rows of a whole data set have to fit into memory: `Rows` makes them
+Ranks share this work (train/shares.py) and keep what they found in the run's folder: a part a rank, written whole every
+minute, and at the end `prepared.json`. An attempt that ended early is gone on with, on any number of ranks, and a
+resumed run measures nothing. Neither frames nor rows of a whole data set have to fit into memory: `Rows` makes them
 again when they are asked for, and keeps the last ones.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
+import shutil
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from socket import gethostname
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from train.rows import UNUSABLE, DataError, Item, Rejected, Thoughts, render_items, with_thoughts
+from train.rows import UNUSABLE, DataError, Item, Limits, Rejected, Thoughts, render_items, with_thoughts
+from train.shares import shares
 from train.together import from_rank_0, together
 from whilst.files import write_whole
-from whilst.progress import progress
 from whilst.render import Renderer, TokenRow
+from whilst.runs import age, read_run, write_run
 from whilst.sample import Sample, to_record
 
-SCHEMA = "whilst.prepared/1"
+SCHEMA = "whilst.prepared/2"
+SAVE = 60.0  # seconds of a rank's work that a kill may cost
+TELL = 30.0  # seconds between two lines that say how far all are
+CUT = 64  # samples whose files are looked at as one piece
+BEFORE = "before.json"  # the part of earlier attempts
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,7 @@ class Rows:
         self, samples: Sequence[Sample], renderer: Renderer, fps: float, thoughts: Thoughts, keep_megabytes: float
     ) -> None:
         self.samples, self.renderer, self.fps, self.thoughts = samples, renderer, fps, thoughts
+        self.limits = limits
         self.most, self.used = int(keep_megabytes * 1e6), 0  # bytes
         self.places: list[tuple[int, int]] = []  # (sample, which of its rows)
         self.lengths: list[int] = []
@@ -72,7 +86,8 @@ class Rows:
         if sample in self._kept:
             self._kept.move_to_end(sample)
             return self._kept[sample][0]
-        items = render_items(with_thoughts(self.samples[sample], self.thoughts), self.renderer, self.fps)
+        told = with_thoughts(self.samples[sample], self.thoughts)
+        items = render_items(told, self.renderer, self.fps, self.limits)
         size = _bytes(items)
         if size <= self.most:
             self._kept[sample] = items, size
@@ -94,28 +109,62 @@ def measure(
     count: Callable[[TokenRow], Sequence[int]] | None = None,
     counted: Sequence[str] = (),
 ) -> list[Found]:
-    """What each sample gives, of all ranks; `rows` then has its numbers. keep: a file that remembers it. counted: names
-    of what `count` counts, so that counts of other things are not taken for them.
+    """What each sample gives, of all ranks; `rows` then has its numbers. keep: a file that remembers it, in a run's
+    folder. counted: names of what `count` counts, so that counts of other things are not taken for them.
 
     Raises:
-        DataError: another rank failed.
+        DataError: another rank failed, or does not see the run's folder.
+        Interrupted: a rank was asked to stop; what is measured is kept beside `keep`.
     """
-    state = PartialState()
-    key = _key(rows, counted) if keep is not None and state.is_main_process else ""
-    found = from_rank_0(_read(keep, key) if key and keep is not None else None)
-    if found is None:
-        own = range(state.process_index, len(rows.samples), state.num_processes)
-        told = []
-        with together(DataError), progress("decode and render", len(own)) as advance:
-            for sample in own:
-                told.append((sample, _found(rows, sample, count)))
-                advance(1)
-        found = [one for _, one in sorted(gather_object(told), key=lambda pair: pair[0])]
-        if keep is not None and state.is_main_process:
-            listed = [[one.lengths, one.reason, one.counts] for one in found]
-            write_whole(keep, json.dumps({"schema": SCHEMA, "key": key, "samples": listed}) + "\n")
-    rows.place(found)
-    return found
+    rank = PartialState().process_index
+    key = _key(rows, counted, keep) if keep is not None else ""
+    with together(DataError):
+        known = _known(keep, key) if keep is not None and rank == 0 else {}
+    found: dict[int, Found] = from_rank_0(known)
+    # longest first: the last pieces are short, and no rank is left alone with a long one
+    todo = sorted(set(range(len(rows.samples))) - found.keys(), key=lambda i: (-_seconds(rows.samples[i]), i))
+    if todo:
+        told = Told("samples measured", [_seconds(rows.samples[i]) for i in todo], keep)
+        own: dict[int, Found] = {}
+        with shares(len(todo), DataError, told) as pieces:
+            part, saved = _part(keep, rank) if keep is not None else None, time.monotonic()
+            try:
+                for piece in pieces:
+                    own[todo[piece]] = _found(rows, todo[piece], count)
+                    if part is not None and time.monotonic() - saved >= SAVE:
+                        _write(part, key, own)
+                        saved = time.monotonic()
+            finally:
+                if part is not None and own:
+                    _write(part, key, own)
+        found |= {sample: one for others in gather_object([own]) for sample, one in others.items()}
+    if keep is not None and rank == 0 and _parts(keep).is_dir():
+        _write(keep, key, found)
+        shutil.rmtree(_parts(keep))
+    listed = [found[sample] for sample in range(len(rows.samples))]
+    rows.place(listed)
+    return listed
+
+
+class Told:
+    """Says how far all ranks are, every TELL seconds, and that the run is not lost (run.json). weights: of pieces."""
+
+    def __init__(self, what: str, weights: Sequence[float], keep: Path | None) -> None:
+        self.what, self.keep = what, keep
+        self.sums = [0.0, *itertools.accumulate(weights)]
+        self.began = self.last = time.monotonic()
+
+    def __call__(self, taken: int) -> None:
+        now = time.monotonic()
+        if now - self.last < TELL:
+            return
+        self.last = now
+        done, all_of_it = self.sums[taken], self.sums[-1]
+        left = f"; about {age((now - self.began) * (all_of_it / done - 1))} to go" if done else ""
+        print(f"{self.what}: {taken} of {len(self.sums) - 1}{left}", flush=True)
+        run = read_run(self.keep.parent) if self.keep is not None else None
+        if self.keep is not None and run is not None:
+            write_run(self.keep.parent, replace(run, updated=time.time()))
 
 
 def rejected(rows: Rows, found: Sequence[Found]) -> list[Rejected]:
@@ -131,27 +180,89 @@ def _found(rows: Rows, sample: int, count: Callable[[TokenRow], Sequence[int]] |
     return Found(tuple(len(row) for row in made), "", tuple(map(sum, zip(*counts, strict=True))))
 
 
-def _key(rows: Rows, counted: Sequence[str]) -> str:
-    """A digest of all that decides what samples give: their events, their files, and how they are rendered."""
-    digest = hashlib.sha256()
-    settings = [asdict(rows.renderer.config), asdict(rows.renderer.spec), rows.fps, rows.thoughts, SCHEMA]
-    settings.append(list(counted))
-    digest.update(json.dumps([settings, sorted(rows.renderer.vocabulary.items())], default=str).encode())
-    for sample in rows.samples:
-        digest.update(json.dumps(to_record(sample), sort_keys=True).encode())
-        file = Path(sample.video.path)
-        if file.is_file():
-            digest.update(f"{file.stat().st_size} {file.stat().st_mtime_ns}".encode())
-    return digest.hexdigest()
+def _seconds(sample: Sample) -> float:
+    """Of video that it shows; what it takes to decode. Above 0: each takes some time."""
+    segments = sample.segments()
+    return 0.1 + (segments[-1].end - segments[0].start if segments else 0.0)
 
 
-def _read(file: Path, key: str) -> list[Found] | None:
+# ---- What is kept: prepared.json, and before it is there, a part a rank.
+
+
+def _key(rows: Rows, counted: Sequence[str], keep: Path) -> str:
+    """A digest of all that decides what samples give: their events, their files, and how they are rendered. Ranks share
+    it, since it asks the file system for every image of videos that are folders."""
+    cuts = [rows.samples[first : first + CUT] for first in range(0, len(rows.samples), CUT)]
+    told, own = Told("parts of the samples whose files were looked at", [1.0] * len(cuts), keep), dict[int, str]()
+    files = lru_cache(maxsize=CUT)(_files)  # samples of one video follow each other
+    with shares(len(cuts), DataError, told) as pieces:
+        for piece in pieces:
+            own[piece] = _digest([[to_record(sample), files(Path(sample.video.path))] for sample in cuts[piece]])
+    digests = {piece: digest for part in gather_object([own]) for piece, digest in part.items()}
+    settings = [asdict(rows.renderer.config), asdict(rows.renderer.spec), rows.fps, rows.thoughts, list(counted)]
+    return _digest([SCHEMA, settings, sorted(rows.renderer.vocabulary.items()), sorted(digests.items())])
+
+
+def _digest(of: Any) -> str:
+    return hashlib.sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _files(video: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of a video, or of all that lies in a folder of images."""
+    if video.is_dir():
+        with os.scandir(video) as entries:  # of a link that leads nowhere, the link
+            found = [(entry.name, entry.stat(follow_symlinks=entry.is_file())) for entry in entries]
+        return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+    return [(video.name, video.stat().st_size, video.stat().st_mtime_ns)] if video.is_file() else []
+
+
+def _parts(keep: Path) -> Path:
+    return keep.with_name(f".{keep.stem}")
+
+
+def _known(keep: Path, key: str) -> dict[int, Found]:
+    """What is kept under this key: all, or what attempts that ended early have left. Their parts become one, and parts
+    of other keys go."""
+    known, folder = _read(keep, key), _parts(keep)
+    if known:
+        shutil.rmtree(folder, ignore_errors=True)
+        return known
+    folder.mkdir(parents=True, exist_ok=True)
+    files = list(folder.iterdir())
+    known = {sample: one for file in files if file.suffix == ".json" for sample, one in _read(file, key).items()}
+    _write(folder / BEFORE, key, known)
+    for file in files:
+        if file.name != BEFORE:
+            file.unlink()
+    return known
+
+
+def _part(keep: Path, rank: int) -> Path:
+    """The file of what this rank measures."""
+    if not _parts(keep).is_dir():
+        raise DataError(
+            f"{_parts(keep)}: {gethostname()} does not see what rank 0 wrote there; a run's output must lie in a "
+            f"folder that all nodes share (NFS, Lustre, ...)"
+        )
+    return _parts(keep) / f"{rank}.json"
+
+
+def _write(file: Path, key: str, found: Mapping[int, Found]) -> None:
+    listed = {sample: [one.lengths, one.reason, one.counts] for sample, one in sorted(found.items())}
+    write_whole(file, json.dumps({"schema": SCHEMA, "key": key, "samples": listed}) + "\n")
+
+
+def _read(file: Path, key: str) -> dict[int, Found]:
+    """Nothing where it is not there, or of another key."""
     if not file.is_file():
-        return None
-    kept = json.loads(file.read_text(encoding="utf-8"))
+        return {}
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file}: it was damaged ({error}); remove it, and its samples are measured again") from error
     if kept.get("schema") != SCHEMA or kept.get("key") != key:
-        return None
-    return [Found(tuple(lengths), reason, tuple(counts)) for lengths, reason, counts in kept["samples"]]
+        return {}
+    return {int(i): Found(tuple(lengths), reason, tuple(of)) for i, (lengths, reason, of) in kept["samples"].items()}
 
 
 def _bytes(items: Sequence[Item]) -> int:

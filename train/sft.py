@@ -27,7 +27,7 @@ from train.dropping import check as check_dropping
 from train.losses import Decisions, SFTLoss, total_count
 from train.prepare import Rows, measure, rejected
 from train.reporting import prepare_reporting
-from train.rows import Collator, DataError, Item, Rejected, Thoughts, pack
+from train.rows import Collator, DataError, Item, Limits, Rejected, Thoughts, pack
 from train.sharding import sharding_arguments, spread_model, switch_fsdp2_on
 from train.stage import (
     TrainRecipe,
@@ -38,7 +38,7 @@ from whilst.checkpoint import Contract
 from whilst.render import IGNORE, RenderConfig, Renderer, TokenRow
 from whilst.sample import read_samples
 
-PREPARED = "prepared.json"
+PREPARED, PREPARED_VALIDATION = "prepared.json", "prepared_validation.json"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class DataSettings:
     """Samples, as `whilst.sample.read_samples` takes them; several files are read one after the other, and one that is
     named twice counts twice. thoughts: drop them for arms that do not think, or put silence in their place.
     max_rejected: how many samples may be left out. The loss on `validation` is logged before the first step and after
-    the last. keep_megabytes: of decoded frames and rows that a process keeps; what is beyond is decoded again when it
+    the last. frames, total_pixels: most of a sample, as Limits takes them; of training alone, since a stream that is
+    served does not know how long it will be. keep_megabytes: of decoded frames and rows that a process keeps; what is beyond is decoded again when it
     is needed. workers: processes that decode ahead of a rank, each with a memory of its own; 0: the rank itself."""
 
     train: str | tuple[str, ...]
@@ -54,11 +55,20 @@ class DataSettings:
     fps: float = 2.0
     thoughts: Thoughts = "keep"
     limit: int | None = None
+    frames: int | None = None
+    total_pixels: int | None = None
     pack_tokens: int | None = None
     max_rejected: int = 0
     drop_similar: DropSimilar | None = None
     keep_megabytes: float = 4000.0
     workers: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self.limits  # or it raises
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.frames, self.total_pixels)
 
 
 @dataclass(frozen=True)
@@ -187,7 +197,7 @@ def prepare_data(
 ) -> Prepared:
     """The rows of the samples at `path`, and what was rejected. Too many rejections are an error."""
     samples = [s for one in ((path,) if isinstance(path, str) else path) for s in read_samples(one)[: data.limit]]
-    rows = Rows(samples, renderer, data.fps, data.thoughts, data.keep_megabytes)
+    rows = Rows(samples, renderer, data.fps, data.thoughts, data.keep_megabytes, data.limits)
     found = measure(rows, keep, count, counted)
     left_out = rejected(rows, found)
     if len(left_out) > data.max_rejected:
@@ -231,6 +241,10 @@ def build_trainer(recipe: SFTRecipe) -> StreamingSFTTrainer:
         decisions.take_data(prepared.counts)
     if is_main():
         (out / "rejected.jsonl").write_text("".join(json.dumps(asdict(r)) + "\n" for r in prepared.rejected))
+        if recipe.render.memory_cut is not None:
+            cut = {sample.id: renderer.memory_left_out(sample.memory) for sample in prepared.rows.samples}
+            told = [json.dumps({"sample": sample, "tokens": tokens}) + "\n" for sample, tokens in cut.items() if tokens]
+            (out / "memory_cut.jsonl").write_text("".join(told))
     collator = Collator(backbone.spec, renderer.rule, recipe.model.attention, backbone.tokenizer.pad_token_id)
     recipe = replace(recipe, optim=recipe.optim.at(ranks(), len(prepared.packs)))
     thinned, callbacks = collator, list[TrainerCallback]([Resumable()])
@@ -250,7 +264,7 @@ def build_trainer(recipe: SFTRecipe) -> StreamingSFTTrainer:
     trainer.keep = recipe.keep_checkpoints
     trainer.remove_callback(PrinterCallback)  # the curve is in trainer_state.json; quiet when piped
     if recipe.data.validation is not None:
-        held_out = prepare_data(recipe.data, recipe.data.validation, renderer)
+        held_out = prepare_data(recipe.data, recipe.data.validation, renderer, out / PREPARED_VALIDATION)
         size, last = recipe.optim.batch_size, len(held_out.packs)
         cuts = [range(i, min(i + size, last)) for i in range(0, last, size)]
         trainer.add_callback(HeldOut(trainer, lambda: (collator(held_out.items(cut)) for cut in cuts)))

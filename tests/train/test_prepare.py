@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from slurm.ports import free_ports
+from tests.train.zygote import Fault, zygote
 from train import prepare, sft
 from train.prepare import Rows, measure, rejected
 from train.rows import DataError, Item, load_items
 from train.sft import DataSettings, SFTRecipe
 from train.stage import ModelSettings, OptimSettings
+from train.stopping import PREEMPTED, Interrupted, catching
 from whilst.backbones.base import load
 from whilst.render import RenderConfig, Renderer
+from whilst.runs import Run, read_run, write_run
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, read_samples, write_jsonl
 from whilst.video import write_video
 
@@ -137,6 +144,134 @@ def test_a_video_that_changes_under_a_run_stops_it(samples: Path, renderer: Rend
     write_video(tmp_path / "0.mp4", frames, 2)  # larger frames: more tokens
     with pytest.raises(DataError, match="sample s0: its rows have changed"):
         rows[0]
+
+
+def folder_of_images(folder: Path, seconds: int) -> None:
+    folder.mkdir()
+    for i in range(2 * seconds):
+        Image.new("RGB", (32, 32), (40 * i, 0, 0)).save(folder / f"{i}.png")
+    (folder / "frames.json").write_text('{"fps": 2.0}')
+
+
+def test_an_image_that_changes_is_measured_anew(
+    samples: Path, renderer: Renderer, decoded: Counter[str], tmp_path: Path
+) -> None:
+    (tmp_path / "0.mp4").unlink()
+    folder_of_images(tmp_path / "0.mp4", 2)  # a folder, whatever it is called
+    (tmp_path / "0.mp4" / "gone.txt").symlink_to("nowhere")
+    keep, image = tmp_path / "prepared.json", tmp_path / "0.mp4" / "2.png"
+
+    def decodes() -> bool:
+        decoded.clear()
+        measure(rows_of(samples, renderer, 0.0), keep)
+        return bool(decoded)
+
+    assert decodes() and not decodes()
+    stamp = image.stat()
+    os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    assert decodes() and not decodes()
+    image.write_bytes(image.read_bytes() + b"x")
+    os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    assert decodes() and not decodes(), "its size alone"
+    image.rename(image.with_name("4.png"))
+    assert decodes() and not decodes(), "its name alone"
+
+
+def test_measuring_goes_on_where_it_was_stopped(
+    samples: Path, renderer: Renderer, decoded: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked to stop in its second sample, killed in the fourth; longest first."""
+    whole = measure(rows_of(samples, renderer, 0.0))
+    keep, found, at = tmp_path / "run" / "prepared.json", prepare._found, list[int]()
+
+    def disturbed(rows: Rows, sample: int, count: Any) -> prepare.Found:
+        at.append(sample)
+        if len(at) == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        if len(at) == 4:
+            raise KeyboardInterrupt  # the nearest to a kill that a process can tell of
+        return found(rows, sample, count)
+
+    monkeypatch.setattr(prepare, "_found", disturbed)
+    with catching(), pytest.raises(Interrupted):
+        measure(rows_of(samples, renderer, 0.0), keep)
+    with pytest.raises(KeyboardInterrupt):
+        measure(rows_of(samples, renderer, 0.0), keep)
+    assert at == [1, 3, 5, 0] and not keep.exists()
+    assert measure(rows_of(samples, renderer, 0.0), keep) == whole
+    assert at[4:] == [0, 2, 4], "what was measured is known"
+    assert list(keep.parent.iterdir()) == [keep]
+
+    measure(rows_of(samples, renderer, 0.0), keep, lambda row: [1], ["ones"])
+    assert len(at) == 7 + 6, "parts and results of another key are not taken"
+    keep.write_text("{")
+    with pytest.raises(DataError, match="it was damaged .* remove it"):
+        measure(rows_of(samples, renderer, 0.0), keep)
+
+
+def test_it_says_how_far_it_is_and_that_the_run_is_not_lost(
+    samples: Path, renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    write_run(tmp_path, Run("n", "sft", "running", 0, 4, ranks=1, attempt=2, started=1.0, updated=1.0, version="v"))
+    measure(rows_of(samples, renderer, 0.0), tmp_path / "prepared.json")
+    assert capsys.readouterr().out == "", "short work is done in silence"
+    monkeypatch.setattr(prepare, "TELL", 0.0)
+    measure(rows_of(samples, renderer, 0.0), tmp_path / "other.json")
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("samples measured: ")]
+    assert [line.split(";")[0] for line in told] == [f"samples measured: {n} of 6" for n in range(6)]
+    assert "; about 0 s to go" in told[-1] and "to go" not in told[0]
+    run = read_run(tmp_path)
+    assert run is not None and run.updated > 1e9 and (run.attempt, run.state) == (2, "running")
+
+
+def test_ranks_share_stop_together_and_learn_of_errors(
+    samples: Path, checkpoints: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """Real ranks, whose store is in rank 0. Whichever opens s1, one of the longest, is asked to stop in it; both end.
+    In the other run it fails in a way that nobody foresaw; both end, too, and the other one says why."""
+    out = tmp_path / "run"
+    videos = out / "videos"  # inside the run's folder, where the zygote listens
+    recipe = SFTRecipe(
+        name="test",
+        stage="sft",
+        output=str(out),
+        model=ModelSettings(str(checkpoints["qwen3_vl"])),
+        data=DataSettings(str(samples), max_rejected=1),
+        optim=OptimSettings(steps=1),
+        render=CONFIG,
+    )
+    videos.mkdir(parents=True)
+    folder_of_images(videos / "s1", 3)
+    listed = read_samples(samples)
+    write_jsonl([replace(s, video=Video("run/videos/s1")) if s.id == "s1" else s for s in listed], samples)
+
+    def env() -> dict[str, str]:
+        return {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": str(free_ports(os.getpid())[0])}
+
+    with zygote(tmp_path / "zygote") as forks:
+        asked = [Fault(rank, signal.SIGUSR1, path="s1/0.png") for rank in (0, 1)]
+        stopped = forks.start(recipe, ranks=2, faults=asked, env=env()).wait()
+        assert [one.code for one in stopped] == [PREEMPTED, PREEMPTED], stopped[0].output[-3000:]
+        assert sum("USR1: stopping" in one.output for one in stopped) == 1, "one was asked"
+        assert "stopped while its samples were measured; run it again" in stopped[0].output
+        run = read_run(out)
+        assert run is not None and (run.state, run.step) == ("preempted", 0)
+        kept = [json.loads(file.read_text())["samples"] for file in (out / ".prepared").iterdir()]
+        numbers = [number for part in kept for number in part]
+        assert "1" in numbers and len(numbers) == len(set(numbers)), "what it was asked in is done; each by one rank"
+
+        done = forks.start(recipe, ranks=2, env=env()).wait()
+        assert [one.code for one in done] == [0, 0], done[0].output[-3000:]
+        measured = json.loads((out / "prepared.json").read_text())["samples"]
+        assert all(measured[number] == one for part in kept for number, one in part.items())
+        assert sorted(measured) == list("012345") and not (out / ".prepared").exists()
+
+        (videos / "s1" / "frames.json").write_text("[" * 100_000)  # too deep for any reader
+        failed = forks.start(replace(recipe, output=str(tmp_path / "other")), ranks=2, env=env()).wait()
+    assert [one.code for one in failed] == [1, 1]
+    (other,) = [one.output for one in failed if "DataError" in one.output]
+    (own,) = [one.output for one in failed if "DataError" not in one.output]
+    assert "RecursionError" in own and "failed: RecursionError: " in other
 
 
 def test_memory_and_workers_change_nothing(samples: Path, checkpoint: Path, tmp_path: Path) -> None:
