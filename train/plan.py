@@ -23,7 +23,7 @@ from train.grpo_recipe import GRPORecipe, contract_of, render_config
 from train.memory import RESERVE, Held, Precision, Sharding, Step, held, step_bytes
 from train.plan_rows import Nominal, Rows, first_rows
 from train.plan_warnings import warnings_of
-from train.rows import Thoughts
+from train.rows import Limits, Thoughts
 from train.sft import SFTRecipe
 from train.sharding import deepspeed_config
 from train.sizes import Batch, Sizes, decoder_of, parts_of, tower_of
@@ -166,9 +166,12 @@ def plan(recipe: SFTRecipe | GRPORecipe, options: Options = Options(), start: St
         render, fps = render_config(contract, recipe.context), contract.fps
         thoughts: Thoughts = "keep" if contract.thinks else "drop"
         paths, limit = [recipe.data.train], recipe.data.limit
+        ramp = recipe.data.curriculum.frames
+        limits = Limits(None if ramp is None else int(max(ramp.start, ramp.end)))
     else:
         render, fps, thoughts, limit = recipe.render, recipe.data.fps, recipe.data.thoughts, recipe.data.limit
         paths = [recipe.data.train] if isinstance(recipe.data.train, str) else list(recipe.data.train)
+        limits = recipe.data.limits
     rule = render.check()
     check_backend(recipe.model.attention, rule)
     sizes = sizes_of(recipe.model, path)
@@ -182,6 +185,7 @@ def plan(recipe: SFTRecipe | GRPORecipe, options: Options = Options(), start: St
         thoughts=thoughts,
         limit=limit,
         nominal=options.nominal,
+        limits=limits,
     )
     count = _samples(paths, limit, options)
     made = _of_grpo(recipe, sizes, rows, count) if isinstance(recipe, GRPORecipe) else None

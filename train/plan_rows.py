@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer
 
-from train.rows import UNUSABLE, DataError, Rejected, Thoughts, load_items, with_thoughts
+from train.pool import capped_fps
+from train.rows import NO_LIMITS, UNUSABLE, DataError, Limits, Rejected, Thoughts, load_items, with_thoughts
 from whilst.backbones.base import VISION_TOKENS, VisionSpec
 from whilst.backbones.published import is_local
+from whilst.clips import size_within
 from whilst.render import IGNORE, RenderConfig, Renderer, TokenRow
-from whilst.sample import Answer, Event, Query, Sample, Segment, Thought, Video, samples_exist
+from whilst.sample import Answer, Event, Query, Sample, Segment, Thought, Video, read_samples, samples_exist
 
 FIRST_SAMPLES = 8
 SPECIAL = (*VISION_TOKENS, "<|im_start|>", "<|im_end|>", "<|endoftext|>")
@@ -73,7 +75,8 @@ class Nominal:
 class Rows:
     """Rows of `samples` samples: lengths in tokens, visual and learned tokens, patches and turns. nominal: of no sample
     of the data. exact: tokens of text were counted by the checkpoint's tokenizer. `segments`, `asked`: of all samples;
-    `clip`: visual tokens of a segment's clip; `frame`: patches of a pair of frames."""
+    `clip`: visual tokens of a segment's clip; `frame`: patches of a pair of frames; `memory_cut`: tokens that
+    render.memory_cut leaves out of what samples start with."""
 
     samples: int
     lengths: tuple[int, ...]
@@ -89,6 +92,7 @@ class Rows:
     segments: int
     asked: int
     clip: float
+    memory_cut: int = 0
 
     @property
     def tokens(self) -> int:
@@ -118,6 +122,7 @@ def first_rows(
     thoughts: Thoughts,
     limit: int | None,
     nominal: Nominal,
+    limits: Limits = NO_LIMITS,
 ) -> Rows:
     """Rows of the first samples of the first of `paths` that is there, else of the nominal sample; `path` is the
     checkpoint's."""
@@ -127,15 +132,23 @@ def first_rows(
     here = next((one for one in paths if samples_exist(one)), None)
     if here is not None:
         most = FIRST_SAMPLES if limit is None else min(FIRST_SAMPLES, limit)
-        items, rejected = load_items(here, renderer, fps, thoughts=thoughts, limit=most)
-        return _rows([item.row for item in items], rejected, spec, nominal=False, exact=exact)
+        items, rejected = load_items(here, renderer, fps, thoughts=thoughts, limit=most, limits=limits)
+        made = _rows([item.row for item in items], rejected, spec, nominal=False, exact=exact)
+        if render.memory_cut is None:
+            return made
+        return replace(made, memory_cut=sum(renderer.memory_left_out(s.memory) for s in read_samples(here)[:most]))
     sample = with_thoughts(_sample(nominal), thoughts)
+    fps = capped_fps(sample, fps, limits.frames)
     times = [tuple(s.start + i / fps for i in range(max(1, round((s.end - s.start) * fps)))) for s in sample.segments()]
+    size = nominal.height, nominal.width
+    if limits.total_pixels is not None:
+        patches = sum(-(-len(t) // spec.temporal_patch) for t in times)
+        size = size_within(spec, *size, patches, limits.total_pixels)
     try:
-        made = renderer.rows(sample, [spec.shape(t, nominal.height, nominal.width, fps) for t in times])
+        nominal_rows = renderer.rows(sample, [spec.shape(t, *size, fps) for t in times])
     except UNUSABLE as error:  # too long for the recipe: say so, as of a sample
         return _rows([], [Rejected("nominal", str(error))], spec, nominal=True, exact=exact)
-    return _rows(made, [], spec, nominal=True, exact=exact)
+    return _rows(nominal_rows, [], spec, nominal=True, exact=exact)
 
 
 def _sample(nominal: Nominal) -> Sample:

@@ -26,7 +26,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from train.rows import UNUSABLE, DataError, Item, Limits, Rejected, Thoughts, render_items, with_thoughts
+from train.rows import NO_LIMITS, UNUSABLE, DataError, Item, Limits, Rejected, Thoughts, render_items, with_thoughts
 from train.shares import shares
 from train.together import from_rank_0, together
 from whilst.files import write_whole
@@ -54,7 +54,13 @@ class Rows:
     """Rows by number, decoded and rendered when asked for; the last used stay, up to `keep_megabytes`. One process."""
 
     def __init__(
-        self, samples: Sequence[Sample], renderer: Renderer, fps: float, thoughts: Thoughts, keep_megabytes: float
+        self,
+        samples: Sequence[Sample],
+        renderer: Renderer,
+        fps: float,
+        thoughts: Thoughts,
+        keep_megabytes: float,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self.samples, self.renderer, self.fps, self.thoughts = samples, renderer, fps, thoughts
         self.limits = limits
@@ -200,6 +206,7 @@ def _key(rows: Rows, counted: Sequence[str], keep: Path) -> str:
             own[piece] = _digest([[to_record(sample), files(Path(sample.video.path))] for sample in cuts[piece]])
     digests = {piece: digest for part in gather_object([own]) for piece, digest in part.items()}
     settings = [asdict(rows.renderer.config), asdict(rows.renderer.spec), rows.fps, rows.thoughts, list(counted)]
+    settings.append(asdict(rows.limits))
     return _digest([SCHEMA, settings, sorted(rows.renderer.vocabulary.items()), sorted(digests.items())])
 
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from train.pool import capped_fps
 from whilst.attention import pack_mask
 from whilst.backbones.base import BackboneError, Features, VisionSpec
-from whilst.clips import SegmentClip, segment_clips, shapes
+from whilst.clips import SegmentClip, segment_clips, shapes, within
 from whilst.memory import MemoryCapError
 from whilst.positions import PositionError
 from whilst.progress import progress
@@ -53,6 +54,21 @@ class Item:
     clips: tuple[SegmentClip, ...]
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Most of a sample's video that is read; None: no limit. frames: above it they are thinned evenly (`capped_fps`).
+    total_pixels: above it they are made smaller (`whilst.clips.size_within`)."""
+
+    frames: int | None = None
+    total_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "total_pixels"):
+            if (most := getattr(self, name)) is not None and most < 1:
+                raise DataError(f"data.{name} must be at least 1, not {most}; leave it out for no limit")
+
+
+NO_LIMITS = Limits()
 Thoughts = Literal["keep", "drop", "silence"]
 
 
@@ -66,7 +82,13 @@ def with_thoughts(sample: Sample, thoughts: Thoughts) -> Sample:
 
 
 def load_items(
-    path: str | Path, renderer: Renderer, fps: float, *, thoughts: Thoughts = "keep", limit: int | None = None
+    path: str | Path,
+    renderer: Renderer,
+    fps: float,
+    *,
+    thoughts: Thoughts = "keep",
+    limit: int | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> tuple[list[Item], list[Rejected]]:
     """Read, decode and render samples (the first `limit`); `path` is as `read_samples` takes it."""
     samples = read_samples(path)[:limit]
@@ -75,16 +97,18 @@ def load_items(
     with progress("decode and render", len(samples)) as advance:
         for sample in samples:
             try:
-                items += render_items(with_thoughts(sample, thoughts), renderer, fps)
+                items += render_items(with_thoughts(sample, thoughts), renderer, fps, limits)
             except UNUSABLE as error:
                 rejected.append(Rejected(sample.id, str(error)))
             advance(1)
     return items, rejected
 
 
-def render_items(sample: Sample, renderer: Renderer, fps: float) -> list[Item]:
+def render_items(sample: Sample, renderer: Renderer, fps: float, limits: Limits = NO_LIMITS) -> list[Item]:
     """The rows of one sample. Rows without a label teach nothing and are an error."""
-    clips = segment_clips(sample, fps)
+    if sample.segments():
+        fps = capped_fps(sample, fps, limits.frames)
+    clips = within(segment_clips(sample, fps), renderer.spec, limits.total_pixels)
     rows = renderer.rows(sample, shapes(clips, renderer.spec))
     if not any((row.labels != IGNORE).any() for row in rows):
         raise RenderError(f"sample {sample.id}: nothing to learn: no thought and no answer")

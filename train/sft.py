@@ -46,9 +46,10 @@ class DataSettings:
     """Samples, as `whilst.sample.read_samples` takes them; several files are read one after the other, and one that is
     named twice counts twice. thoughts: drop them for arms that do not think, or put silence in their place.
     max_rejected: how many samples may be left out. The loss on `validation` is logged before the first step and after
-    the last. frames, total_pixels: most of a sample, as Limits takes them; of training alone, since a stream that is
-    served does not know how long it will be. keep_megabytes: of decoded frames and rows that a process keeps; what is beyond is decoded again when it
-    is needed. workers: processes that decode ahead of a rank, each with a memory of its own; 0: the rank itself."""
+    the last. frames, total_pixels: most of a sample, as train.rows.Limits takes them; of training alone, since a stream
+    that is served does not know how long it will be. keep_megabytes: of decoded frames and rows that a process keeps;
+    what is beyond is decoded again when it is needed. workers: processes that decode ahead of a rank, each with a
+    memory of its own; 0: the rank itself."""
 
     train: str | tuple[str, ...]
     validation: str | None = None

@@ -216,7 +216,8 @@ class Renderer:
 
     def memory_left_out(self, text: str) -> int:
         """How many tokens memory_cut leaves out of a text memory that a sample starts with."""
-        return len(self.encode(text)) - len(self.memory_given(text)) if text else 0
+        cut = self.config.memory_cut
+        return max(0, len(self.encode(text)) - cut.sink - cut.tail) if cut is not None else 0
 
     def memory_close(self) -> Chunk:
         return self.text(self.config.format.memory_close, Role.MEMORY)

@@ -4,11 +4,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from train.plan import GPUS, Options, PlanError, plan, sizes_of
-from train.plan_rows import Approximate, Nominal
+from train.plan_rows import Approximate, Nominal, Rows
 from train.plan_start import find_start
 from train.sft import DataSettings, SFTRecipe
 from train.stage import LoraSettings, ModelSettings, OptimSettings
@@ -17,6 +18,9 @@ from whilst.backbones.base import BackboneError
 from whilst.backbones.published import PUBLISHED
 from whilst.hardware import Launch
 from whilst.render import RenderConfig
+from whilst.render_config import MemoryCut
+from whilst.sample import Sample, Segment, Thought, Video, write_jsonl
+from whilst.video import write_video
 
 ROOT = Path(__file__).parents[2]
 # totals as the Hub counts the published safetensors of each checkpoint (huggingface.co/Qwen, "Model size")
@@ -80,6 +84,36 @@ def test_visual_tokens_need_no_tokenizer(recipe: SFTRecipe) -> None:
     assert rows.clip == 4 * (rows.frame // 4) and rows.frame * 14 * 14 <= 100352
     assert rows.visual == 11 * rows.clip  # ten segments; the question sees the last one again
     assert Approximate().encode("<|im_start|>user\nTime=12 internationally") == [5, 8, 8, 8, 8, 8, 8, 8, 8]
+
+
+def test_limits_of_a_sample_are_counted(recipe: SFTRecipe) -> None:
+    """60 s at 2 fps are 120 frames, 60 patches; 20 tokens each fit 60 * 20 * 28 * 28 pixels over all of them."""
+    nominal = Options(nominal=Nominal(seconds=60.0, segment=4.0))
+
+    def rows(**limits: int) -> Rows:
+        data = replace(recipe.data, **limits)
+        return plan(replace(recipe, data=data, render=RenderConfig()), nominal).rows
+
+    whole, few, small = rows(), rows(frames=60), rows(total_pixels=60 * 60 * 28 * 28)
+    assert few.clip == whole.clip / 2 and few.frame == whole.frame
+    assert small.frame < whole.frame and 0.8 * 60 * 60 < small.visual <= 60 * 60
+    assert rows(frames=60, total_pixels=60 * 60 * 28 * 28).visual <= 60 * 60
+
+
+def test_text_memory_is_counted_and_what_is_cut_of_it(recipe: SFTRecipe, checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    write_video(path, np.zeros((2, 32, 32, 3), np.uint8), 2)
+    events = (Segment(0.0, 1.0), Thought(1.0, "none ."))
+    samples = [Sample(f"s{i}", Video(str(path)), events, memory="in-1 none . " * i) for i in range(3)]
+    write_jsonl(samples, tmp_path / "train.jsonl")
+    data, model = DataSettings(str(tmp_path / "train.jsonl")), ModelSettings(str(checkpoint))
+
+    def rows(cut: MemoryCut | None) -> Rows:
+        return plan(replace(recipe, data=data, model=model, render=RenderConfig(memory_cut=cut))).rows
+
+    whole, cut = rows(None), rows(MemoryCut(1, 1))
+    assert whole.memory_cut == 0 and len(set(whole.lengths)) == 3
+    assert cut.memory_cut == whole.tokens - cut.tokens > 0
 
 
 def test_steps_follow_from_samples_epochs_and_batch(recipe: SFTRecipe) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.streams import HEIGHT, WIDTH, clips_of, frames, timeline
-from train.rows import Collator, DataError, Item, load_items, pack, pack_rows, pad_tokens, with_thoughts
+from train.rows import Collator, DataError, Item, Limits, load_items, pack, pack_rows, pad_tokens, with_thoughts
+from train.sft import DataSettings
 from whilst.attention import unpack_mask
 from whilst.backbones.base import Backbone
 from whilst.clips import SegmentClip
@@ -117,6 +118,52 @@ def test_a_sample_of_several_rows_is_one_sample(
         assert np.abs(clip.images - written[start : start + 2]).mean() < 4  # near-lossless
     first, rejected = load_items(tmp_path / "samples.jsonl", renderer, 2.0, limit=1)
     assert [item.row.sample_id for item in first] == ["a", "a"] and not rejected
+
+
+def test_frames_are_thinned_evenly_above_their_limit(
+    backbone: Backbone, renderer: Renderer, tmp_path: Path, videos: Callable[[str, int], str]
+) -> None:
+    """2 fps over 2 s are 4 frames; at most 3 leave 1.5 fps, at most 2 one a second; no segment is left without one."""
+    write_jsonl([thinking("a", videos("a.mp4", 2))], tmp_path / "samples.jsonl")
+    for most, times in ((None, [0.0, 0.5, 1.0, 1.5]), (4, [0.0, 0.5, 1.0, 1.5]), (3, [0.0, 2 / 3, 4 / 3]), (1, [0, 1])):
+        (item,), _ = load_items(tmp_path / "samples.jsonl", renderer, 2.0, limits=Limits(frames=most))
+        assert [t for clip in item.clips for t in clip.times] == pytest.approx(times)
+        assert {clip.fps for clip in item.clips} == {min(2.0, max(most or 4, 2) / 2)}
+
+
+def test_pixels_of_a_sample_stay_under_their_limit(
+    backbone: Backbone, tmp_path: Path, videos: Callable[[str, int], str]
+) -> None:
+    """Four frames are two patches. Smaller frames are what the family's own resizing makes at that limit."""
+    factor = backbone.spec.patch * backbone.spec.merge
+    spec = replace(backbone.spec, min_pixels=factor**2, max_pixels=40 * factor**2)
+    path = tmp_path / "large.mp4"
+    images = np.random.default_rng(0).integers(0, 256, (4, 5 * factor, 8 * factor, 3), dtype=np.uint8)
+    write_video(path, images, 2.0)
+    write_jsonl([thinking("a", str(path))], tmp_path / "samples.jsonl")
+    renderer = Renderer(backbone.tokenizer, spec, RenderConfig())
+
+    def load(total: int | None) -> Item:
+        (item,), rejected = load_items(tmp_path / "samples.jsonl", renderer, 2.0, limits=Limits(total_pixels=total))
+        assert not rejected
+        return item
+
+    whole = load(None)
+    assert int((whole.row.visual_index >= 0).sum()) == 2 * 40
+    assert np.array_equal(load(2 * 40 * factor**2).clips[0].images, whole.clips[0].images)
+    small = load(2 * 30 * factor**2)
+    visual = int((small.row.visual_index >= 0).sum())
+    assert visual == 2 * 4 * 6  # the largest sides of whole patches within 30, aspect kept
+    limited = replace(spec, max_pixels=30 * factor**2)
+    assert torch.equal(spec.patchify(small.clips[0].images), limited.patchify(whole.clips[0].images))
+    least = load(1)  # min_pixels is kept, and the limit passed
+    assert int((least.row.visual_index >= 0).sum()) == 2
+
+
+@pytest.mark.parametrize("limit", ["frames", "total_pixels"])
+def test_a_limit_of_nothing_is_an_error(limit: str) -> None:
+    with pytest.raises(DataError, match=f"data.{limit} must be at least 1, not 0"):
+        DataSettings("train.jsonl", **{limit: 0})
 
 
 def test_thoughts_may_be_kept_dropped_or_silenced() -> None:

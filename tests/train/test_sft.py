@@ -24,6 +24,7 @@ from whilst.backbones.base import BackboneError
 from whilst.checkpoint import load_checkpoint
 from whilst.recipe import load_recipe
 from whilst.render import RenderConfig
+from whilst.render_config import MemoryCut
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, write_jsonl
 from whilst.session import StreamSession
 from whilst.video import write_video
@@ -266,6 +267,23 @@ def test_too_many_rejected_samples_is_an_error_and_few_are_listed(
     (rejected,) = [json.loads(line) for line in Path(recipe.output, "rejected.jsonl").read_text().splitlines()]
     assert rejected["sample"] == "s3" and "3.mp4" in rejected["reason"]
     assert len(trainer.train_dataset) == 7
+
+
+def test_what_is_cut_of_text_memory_is_listed(recipe: SFTRecipe, samples: Path, tmp_path: Path) -> None:
+    """Also where a sample is rejected for its memory."""
+    given = ["", "in-1 .", "in-1 none . out-1 none .", "<|im_end|>", "", "", "", ""]
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    for record, memory in zip(lines, given, strict=True):
+        record["memory"] = memory
+        record["video"]["path"] = str(samples.parent / record["video"]["path"])
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
+    data = replace(recipe.data, train=str(tmp_path / "train.jsonl"), max_rejected=1)
+    render = RenderConfig(memory_cut=MemoryCut(2, 1))
+    trainer = build_trainer(replace(recipe, data=data, render=render))
+    assert len(trainer.train_dataset) == 7
+    (told,) = [json.loads(line) for line in Path(recipe.output, "memory_cut.jsonl").read_text().splitlines()]
+    tokens = len(trainer.processing_class.encode(given[2], add_special_tokens=False))
+    assert told == {"sample": "s2", "tokens": tokens - 3}
 
 
 def test_silence_puts_an_empty_turn_in_place_of_each_thought(recipe: SFTRecipe) -> None:

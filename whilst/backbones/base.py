@@ -101,10 +101,7 @@ class VisionSpec:
         """
         T, H, W, C = images.shape
         height, width = self.frame_size(H, W)
-        frames = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
-        if (height, width) != (H, W):
-            frames = nn.functional.interpolate(frames, (height, width), mode="bicubic", antialias=True)
-            frames = frames.round_().clamp_(0, 255)
+        frames = resized(images, height, width)
         mean, std = torch.tensor(self.mean).view(1, 3, 1, 1), torch.tensor(self.std).view(1, 3, 1, 1)
         frames = (frames / 255 - mean) / std
         missing = -T % self.temporal_patch
@@ -114,6 +111,15 @@ class VisionSpec:
         m, p = self.merge, self.patch
         blocks = frames.view(t, self.temporal_patch, C, h // m, m, p, w // m, m, p)
         return blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(t * h * w, C * self.temporal_patch * p * p)
+
+
+def resized(images: np.ndarray, height: int, width: int) -> torch.Tensor:
+    """Frames (T, H, W, 3) uint8 at another size: (T, 3, height, width) float32, whole numbers from 0 to 255."""
+    frames = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    if (height, width) == images.shape[1:3]:
+        return frames
+    frames = nn.functional.interpolate(frames, (height, width), mode="bicubic", antialias=True)
+    return frames.round_().clamp_(0, 255)
 
 
 @dataclass(frozen=True)
