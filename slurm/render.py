@@ -15,7 +15,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -274,8 +274,3 @@ def option(name: str, value: str) -> str:
 def _no_pattern(path: Path) -> str:
     """A path in which Slurm fills nothing in."""
     return str(path).replace("%", "%%")
-
-
-def written(options: Mapping[str, Any]) -> list[str]:
-    """Options of `whilst launch` as overrides of the recipe's `launch`; None leaves the recipe's."""
-    return [f"launch.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]

@@ -397,29 +397,33 @@ class Local(StrEnum):
 def launch(
     recipe: RecipePath,
     overrides: Overrides = None,
-    nodes: Annotated[int | None, typer.Option(help="launch.nodes")] = None,
-    gpus_per_node: Annotated[int | None, typer.Option(help="launch.gpus_per_node")] = None,
-    limit: Annotated[str | None, typer.Option("--time", help="launch.time, such as 24:00:00")] = None,
-    partition: Annotated[str | None, typer.Option(help="launch.partition, of the whole chain.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="launch.nodes of all that train.")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(help="launch.gpus_per_node of all.")] = None,
+    limit: Annotated[str | None, typer.Option("--time", help="launch.time of all, such as 24:00:00.")] = None,
+    partition: Annotated[str | None, typer.Option(help="launch.partition of all.")] = None,
     then: Annotated[list[Path] | None, typer.Option(metavar="RECIPE", help="Next, if all before ended well.")] = None,
     export_to: Annotated[Path | None, typer.Option(metavar="DIR", help="Last, export what was trained.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the scripts, submit nothing.")] = False,
     local: Annotated[Local | None, typer.Option(help="Train on this machine, without Slurm.")] = None,
 ) -> None:
-    """Run recipes on a Slurm cluster: write their scripts beside the runs and submit them, one after the other."""
+    """Run recipes on a Slurm cluster: write their scripts beside the runs and submit them, one after the other.
+
+    In a chain (--then), a key is of one recipe: STAGE:KEY=VALUE.
+    """
     render = importlib.import_module("slurm.render")
     options = {"nodes": nodes, "gpus_per_node": gpus_per_node, "time": limit, "partition": partition}
-    loaded = _to_launch(recipe, [*(overrides or ()), *render.written(options)])
+    files = [(path, stage_of(path)) for path in (recipe, *(then or ()))]
+    given = importlib.import_module("slurm.chain").spread(files, overrides or (), options)
+    chain = [_to_launch(path, own) for (path, _), own in zip(files, given, strict=True)]
     if local is not None:
         if then or export_to:
             raise typer.BadParameter("--local runs one recipe; --then and --export-to are for a cluster")
-        argv = importlib.import_module("slurm.local").command(loaded, local.value)
+        argv = importlib.import_module("slurm.local").command(chain[0], local.value)
         typer.echo(shlex.join(argv))
         if not dry_run:
             raise typer.Exit(subprocess.run(argv).returncode)
         return
     submit = importlib.import_module("slurm.submit")
-    chain = [loaded, *(_to_launch(path, render.written({"partition": partition})) for path in then or ())]
     work = []
     for one in chain:
         render.check(one)

@@ -25,6 +25,7 @@ from evaluation.recipe import EvalRecipe, Reading
 from evaluation.tasks import for_tasks, phases
 from rewards.mix import RewardTerm
 from slurm import report
+from slurm.chain import spread
 from slurm.checks import LaunchError, seconds_of
 from slurm.local import command
 from slurm.ports import COUNT, FIRST, free_ports
@@ -429,6 +430,44 @@ def test_a_dry_run_writes_everything_and_submits_nothing(tmp_path: Path, monkeyp
     assert os.access(script, os.X_OK) and "#SBATCH --partition=p\n" in script.read_text()
     done = CliRunner().invoke(app, [item for item in line if item != "--dry-run"])
     assert done.exit_code == 2 and "sbatch is not here" in done.output
+
+
+def test_keys_and_options_of_a_chain_are_of_the_recipes_that_they_name() -> None:
+    """Nodes are of all that train, other options of all; a key is of one recipe, and wins over an option."""
+    chain = [(Path(f"r/{name}.yaml"), stage) for name, stage in (("data", "synth"), ("cold", "sft"), ("warm", "sft"))]
+    options = {"nodes": 4, "gpus_per_node": None, "time": "1:00:00", "partition": None}
+    every, trains = ['launch.time="1:00:00"'], ["launch.nodes=4", 'launch.time="1:00:00"']
+    assert spread(chain, (), options) == [every, trains, trains]
+    found = spread(chain, ["synth:seed=1", "warm:launch.time=2:00:00", "2:notes=a:b=c"], options)
+    assert found == [[*every, "seed=1"], [*trains, "notes=a:b=c"], [*trains, "launch.time=2:00:00"]]
+    assert spread(chain[:1], ["seed=1", "data:seed=2"], {"nodes": 2}) == [["launch.nodes=2", "seed=1", "seed=2"]]
+    with pytest.raises(LaunchError, match="'seed=1': several recipes .* synth:seed=1 or cold:seed=1 or warm:seed=1$"):
+        spread(chain, ["seed=1"], {})
+    with pytest.raises(LaunchError, match="'sft:seed=1': several recipes"):
+        spread(chain, ["sft:seed=1"], {})
+    with pytest.raises(LaunchError, match="'rl:seed=1': no recipe of this launch is called 'rl'; write synth:seed=1"):
+        spread(chain, ["rl:seed=1"], {})
+    same = [(Path("a/sft.yaml"), "sft"), (Path("b/sft.yaml"), "sft")]
+    with pytest.raises(LaunchError, match="write 1:seed=1 or 2:seed=1$"):
+        spread(same, ["seed=1"], {})
+    with pytest.raises(LaunchError, match="--nodes: nothing in this chain trains"):
+        spread([chain[0], (Path("eval.yaml"), "eval")], (), {"nodes": 2})
+
+
+def test_a_chain_is_launched_with_what_each_recipe_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = ROOT / "recipes" / "quickstart"
+    line = ["launch", str(quick / "world.yaml"), "--then", str(quick / "sft.yaml"), "--nodes", "2", "--dry-run"]
+    line += ["--time", "01:00:00"]
+    done = CliRunner().invoke(app, [*line, "sft:seed=7", "world:launch.time=00:10:00"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    asked = {}
+    for name in ("world", "sft"):
+        saved = yaml.safe_load(Path(f"runs/quickstart/{name}/launch/recipe.yaml").read_text())
+        asked[name] = (saved["seed"], saved["launch"]["nodes"], saved["launch"]["time"])
+    assert asked == {"world": (0, 1, "00:10:00"), "sft": (7, 2, "01:00:00")}
+    done = CliRunner().invoke(app, [*line, "seed=7"])
+    assert done.exit_code == 2 and "write world:seed=7 or sft:seed=7" in " ".join(done.output.split())
 
 
 def test_one_machine_needs_no_slurm(tmp_path: Path) -> None:
