@@ -2,7 +2,8 @@
 
 Blocks marked `sh` are run, one page after the other, in a scratch folder with the repository's recipes in it; `python`
 blocks of the pages in SCRIPTED too, each page in a namespace of its own. Blocks marked `sh cluster` need what is not
-here (GPUs, a Slurm, gigabytes): their commands are read as the command line reads them, and their recipes are loaded.
+here (GPUs, a Slurm, gigabytes): their commands are read as the command line reads them, their recipes are loaded, and
+what is launched is checked.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from slurm.chain import spread
+from slurm.checks import LaunchError, check
 from whilst.cli import STAGES, app, load_for
 from whilst.recipe import stage_of
 from whilst.visibility import RULES
@@ -65,12 +68,20 @@ def read(words: list[str]) -> None:
         assert rest and rest[0] in command.commands, f"no such command: {' '.join(words)}"
         command, rest = command.commands[rest[0]], rest[1:]
     context: Any = command.make_context(command.name, list(rest), resilient_parsing=False)
-    for word in rest:
-        if word.startswith("recipes/") and word.endswith(".yaml"):
-            overrides = context.params.get("overrides") or ()
-            stage = stage_of(ROOT / word)
-            assert stage in STAGES
-            load_for(stage, ROOT / word, overrides if word == str(context.params.get("recipe")) else ())
+    asked = context.params
+    recipes = [ROOT / word for word in rest if word.startswith("recipes/") and word.endswith(".yaml")]
+    stages = [stage_of(recipe) for recipe in recipes]
+    assert set(stages) <= set(STAGES)
+    launches = command.name == "launch"
+    own = asked.get("overrides") or ()
+    overrides = [own if recipe == ROOT / str(asked.get("recipe")) else () for recipe in recipes]
+    if launches:
+        options = {"time": asked["limit"]} | {name: asked[name] for name in ("nodes", "gpus_per_node", "partition")}
+        overrides = spread(list(zip(recipes, stages, strict=True)), asked["overrides"] or (), options)
+    for recipe, stage, given in zip(recipes, stages, overrides, strict=True):
+        loaded = load_for(stage, recipe, given)
+        if launches:
+            check(loaded)
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +136,7 @@ def test_the_reader_of_commands_sees_what_is_wrong() -> None:
         read(["whilst", "sftt", "recipes/quickstart/sft.yaml"])
     with pytest.raises(Exception, match="no such option|No such option"):
         read(["whilst", "launch", "recipes/quickstart/sft.yaml", "--no-such-option"])
+    with pytest.raises(LaunchError, match="launch.tasks: 8"):
+        read(["whilst", "launch", "recipes/vst/synth.yaml", "--nodes", "8"])
+    with pytest.raises(LaunchError, match="several recipes"):
+        read(["whilst", "launch", "recipes/vst/synth.yaml", "--then", "recipes/vst/sft_7b.yaml", "seed=1"])
