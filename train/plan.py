@@ -167,11 +167,11 @@ def plan(recipe: SFTRecipe | GRPORecipe, options: Options = Options(), start: St
         thoughts: Thoughts = "keep" if contract.thinks else "drop"
         paths, limit = [recipe.data.train], recipe.data.limit
         ramp = recipe.data.curriculum.frames
-        limits = Limits(None if ramp is None else int(max(ramp.start, ramp.end)))
+        limits, dropping = Limits(None if ramp is None else int(max(ramp.start, ramp.end))), None
     else:
         render, fps, thoughts, limit = recipe.render, recipe.data.fps, recipe.data.thoughts, recipe.data.limit
         paths = [recipe.data.train] if isinstance(recipe.data.train, str) else list(recipe.data.train)
-        limits = recipe.data.limits
+        limits, dropping = recipe.data.limits, recipe.data.drop_similar
     rule = render.check()
     check_backend(recipe.model.attention, rule)
     sizes = sizes_of(recipe.model, path)
@@ -186,6 +186,7 @@ def plan(recipe: SFTRecipe | GRPORecipe, options: Options = Options(), start: St
         limit=limit,
         nominal=options.nominal,
         limits=limits,
+        dropping=dropping,
     )
     count = _samples(paths, limit, options)
     made = _of_grpo(recipe, sizes, rows, count) if isinstance(recipe, GRPORecipe) else None
@@ -263,9 +264,16 @@ def _samples(paths: list[str], limit: int | None, options: Options) -> int | Non
 
 
 def _batches(recipe: TrainRecipe, rows: Rows, made: Rollout | None) -> tuple[Batch, Batch]:
-    """A micro-batch of the longest rows seen, for memory; and one row of the mean length, for operations."""
+    """A micro-batch of the longest rows seen, for memory; and one row of the mean length, for operations. Memory
+    is that of whole rows: they are there until similar tokens are left out, and not every sample is thinned."""
     count = max(1, len(rows.lengths))
-    mean = Batch(1, round(rows.tokens / count), round(rows.learned / count), round(rows.patches / count), rows.frame)
+    mean = Batch(
+        1,
+        round(rows.tokens * rows.thinned / count),
+        round(rows.learned / count),
+        round(rows.patches / count),
+        rows.frame,
+    )
     longest = max(rows.lengths, default=0)
     packed = recipe.data.pack_tokens if isinstance(recipe, SFTRecipe) else None
     if packed is not None and rows.tokens:
@@ -276,7 +284,7 @@ def _batches(recipe: TrainRecipe, rows: Rows, made: Rollout | None) -> tuple[Bat
             rows=recipe.optim.batch_size,
             learned=pack.learned * recipe.optim.batch_size,
             patches=pack.patches * recipe.optim.batch_size,
-        ), pack
+        ), replace(pack, length=round(packed * rows.thinned))
     n = recipe.optim.batch_size
     if made is not None:  # a rank's rows of an update, cut into micro-batches of about equally many tokens
         turns_to_rows = rows.a_sample * made.episodes / recipe.launch.ranks / made.updates

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
+from train.dropping import Dropping, DropSimilar
 from train.pool import capped_fps
-from train.rows import NO_LIMITS, UNUSABLE, DataError, Limits, Rejected, Thoughts, load_items, with_thoughts
+from train.rows import NO_LIMITS, UNUSABLE, DataError, Item, Limits, Rejected, Thoughts, load_items, with_thoughts
 from whilst.backbones.base import VISION_TOKENS, VisionSpec
 from whilst.backbones.published import is_local
 from whilst.clips import size_within
@@ -76,7 +77,8 @@ class Rows:
     """Rows of `samples` samples: lengths in tokens, visual and learned tokens, patches and turns. nominal: of no sample
     of the data. exact: tokens of text were counted by the checkpoint's tokenizer. `segments`, `asked`: of all samples;
     `clip`: visual tokens of a segment's clip; `frame`: patches of a pair of frames; `memory_cut`: tokens that
-    render.memory_cut leaves out of what samples start with."""
+    render.memory_cut leaves out of what samples start with; `dropped`: the share of visual tokens that
+    data.drop_similar leaves out over many epochs, None where nobody can know it yet (`dropped_share`)."""
 
     samples: int
     lengths: tuple[int, ...]
@@ -93,10 +95,16 @@ class Rows:
     asked: int
     clip: float
     memory_cut: int = 0
+    dropped: float | None = 0.0
 
     @property
     def tokens(self) -> int:
         return sum(self.lengths)
+
+    @property
+    def thinned(self) -> float:
+        """Share of all tokens that stay when similar ones are left out; 1 where that is not known."""
+        return 1.0 - (self.dropped or 0.0) * self.visual / max(1, self.tokens)
 
     @property
     def a_sample(self) -> float:
@@ -123,6 +131,7 @@ def first_rows(
     limit: int | None,
     nominal: Nominal,
     limits: Limits = NO_LIMITS,
+    dropping: DropSimilar | None = None,
 ) -> Rows:
     """Rows of the first samples of the first of `paths` that is there, else of the nominal sample; `path` is the
     checkpoint's."""
@@ -134,9 +143,10 @@ def first_rows(
         most = FIRST_SAMPLES if limit is None else min(FIRST_SAMPLES, limit)
         items, rejected = load_items(here, renderer, fps, thoughts=thoughts, limit=most, limits=limits)
         made = _rows([item.row for item in items], rejected, spec, nominal=False, exact=exact)
-        if render.memory_cut is None:
-            return made
-        return replace(made, memory_cut=sum(renderer.memory_left_out(s.memory) for s in read_samples(here)[:most]))
+        cut = 0
+        if render.memory_cut is not None:
+            cut = sum(renderer.memory_left_out(sample.memory) for sample in read_samples(here)[:most])
+        return replace(made, memory_cut=cut, dropped=dropped_share(dropping, items, spec))
     sample = with_thoughts(_sample(nominal), thoughts)
     fps = capped_fps(sample, fps, limits.frames)
     times = [tuple(s.start + i / fps for i in range(max(1, round((s.end - s.start) * fps)))) for s in sample.segments()]
@@ -148,7 +158,29 @@ def first_rows(
         nominal_rows = renderer.rows(sample, [spec.shape(t, *size, fps) for t in times])
     except UNUSABLE as error:  # too long for the recipe: say so, as of a sample
         return _rows([], [Rejected("nominal", str(error))], spec, nominal=True, exact=exact)
-    return _rows(nominal_rows, [], spec, nominal=True, exact=exact)
+    made = _rows(nominal_rows, [], spec, nominal=True, exact=exact)
+    return replace(made, dropped=dropped_share(dropping, [Item(row, ()) for row in nominal_rows], spec))
+
+
+def dropped_share(settings: DropSimilar | None, items: Sequence[Item], spec: VisionSpec) -> float | None:
+    """The share of the visual tokens of `items` that is left out, over many epochs: of samples that are thinned, times
+    the probability that one is. None: by feature against a threshold, which the tower's outputs decide; or by pixel
+    against one, of items without frames."""
+    if settings is None or not any(item.row.grids for item in items):
+        return 0.0
+    gone = total = 0
+    for item in items:
+        clips = [t * h * w // spec.merge**2 for t, h, w in item.row.grids]
+        total += sum(clips)
+        if settings.ratio is not None:  # of each clip, but never of the first frame of the sample
+            first = clips[0] // item.row.grids[0][0]
+            gone += sum(min(int(settings.ratio * n), n - first * (k == 0)) for k, n in enumerate(clips))
+        elif settings.by == "feature" or not item.clips:
+            return None
+        else:
+            thins = Dropping(replace(settings, probability=1.0), spec, 0)
+            gone += len(item.row) - len(thins.cut(item.row, [item]))
+    return settings.probability * gone / total
 
 
 def _sample(nominal: Nominal) -> Sample:

@@ -82,6 +82,11 @@ def _rows(rows: Rows, asked: Options) -> list[tuple[str, str]]:
         ("tokens a row", f"{shortest:,} to {longest:,}, median {middle:,} ({counted})"),
         ("of these tokens", f"{rows.visual / rows.tokens:.0%} visual, {rows.learned / rows.tokens:.0%} learned"),
         ("a segment", f"{rows.clip:,.0f} visual tokens; {rows.segments / max(1, rows.asked):.1f} segments a sample"),
+        *(
+            [("similar tokens", f"{rows.dropped:.0%} of the visual ones left out, not in memory")]
+            if rows.dropped
+            else []
+        ),
         *([("text memory", f"render.memory_cut leaves {rows.memory_cut:,} tokens out")] if rows.memory_cut else []),
         *_rejected(rows),
     ]

@@ -64,6 +64,11 @@ def _lengths(sizes: Sizes, rows: Rows, render: RenderConfig) -> Iterator[str]:
         yield f"a row of {longest} tokens is longer than the model's context of {sizes.decoder.context}"
     if render.max_tokens is not None and longest > 0.9 * render.max_tokens:
         yield f"a row of {longest} tokens comes near render.max_tokens {render.max_tokens}; longer ones are rejected"
+    if rows.dropped is None:
+        yield (
+            "data.drop_similar: only the frames and the tower's outputs say which tokens are alike, so operations are "
+            "those of whole rows"
+        )
     for rejected in rows.rejected:
         yield f"sample {rejected.sample} is rejected: {rejected.reason}"
 

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from train.plan import GPUS, Options, PlanError, plan, sizes_of
-from train.plan_rows import Approximate, Nominal, Rows
+from train.dropping import Dropping, DropSimilar
+from train.plan import GPUS, Options, Plan, PlanError, plan, sizes_of, spec_of
+from train.plan_rows import Approximate, Nominal, Rows, tokenizer_of
 from train.plan_start import find_start
+from train.rows import load_items
 from train.sft import DataSettings, SFTRecipe
 from train.stage import LoraSettings, ModelSettings, OptimSettings
 from whilst import cli
 from whilst.backbones.base import BackboneError
 from whilst.backbones.published import PUBLISHED
 from whilst.hardware import Launch
-from whilst.render import RenderConfig
+from whilst.render import RenderConfig, Renderer
 from whilst.render_config import MemoryCut
 from whilst.sample import Sample, Segment, Thought, Video, write_jsonl
 from whilst.video import write_video
@@ -98,6 +100,45 @@ def test_limits_of_a_sample_are_counted(recipe: SFTRecipe) -> None:
     assert few.clip == whole.clip / 2 and few.frame == whole.frame
     assert small.frame < whole.frame and 0.8 * 60 * 60 < small.visual <= 60 * 60
     assert rows(frames=60, total_pixels=60 * 60 * 28 * 28).visual <= 60 * 60
+
+
+def test_similar_tokens_are_counted_as_they_are_dropped(recipe: SFTRecipe, checkpoint: Path, tmp_path: Path) -> None:
+    """Against what the collator cuts; a sample that is thinned in half of the epochs counts half."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for i in range(3):
+        images = rng.integers(0, 256, (8, 64, 96, 3), dtype=np.uint8)
+        images[2:4, :32] = images[:2, :32]  # half of the second patch equals the first
+        write_video(tmp_path / f"{i}.mp4", images, 2)
+        events = (Segment(0.0, 2.0), Thought(2.0, "none ."), Segment(2.0, 4.0), Thought(4.0, "now"))
+        samples.append(Sample(f"s{i}", Video(str(tmp_path / f"{i}.mp4")), events))
+    write_jsonl(samples, tmp_path / "train.jsonl")
+    model = ModelSettings(str(checkpoint))
+    spec = spec_of(model, str(checkpoint))
+    tokenizer = tokenizer_of(str(checkpoint))
+    items, _ = load_items(tmp_path / "train.jsonl", Renderer(tokenizer, spec, RenderConfig()), 2.0)
+
+    def found(settings: DropSimilar) -> Plan:
+        data = replace(recipe.data, train=str(tmp_path / "train.jsonl"), drop_similar=settings)
+        return plan(replace(recipe, data=data, model=model, render=RenderConfig()))
+
+    for settings in (
+        DropSimilar(by="pixel", threshold=0.3, probability=0.5),
+        DropSimilar(by="pixel", ratio=0.4),
+        DropSimilar(by="pixel", ratio=0.9),
+    ):
+        thins = Dropping(replace(settings, probability=1.0), spec, 0)
+        whole = sum(int((item.row.visual_index >= 0).sum()) for item in items)
+        kept = sum(int((thins.cut(item.row, [item]).visual_index >= 0).sum()) for item in items)
+        rows = found(settings).rows
+        assert rows.visual == whole > kept
+        assert rows.dropped == pytest.approx(settings.probability * (1 - kept / whole))
+        assert rows.thinned * rows.tokens == pytest.approx(rows.tokens - rows.dropped * whole)
+    unknown = found(DropSimilar(threshold=0.7))
+    assert unknown.rows.dropped is None and unknown.rows.thinned == 1.0
+    assert any("data.drop_similar: only the frames" in text for text in unknown.warnings)
+    ratio = found(DropSimilar(ratio=0.9))
+    assert ratio.work.flops.total < unknown.work.flops.total and ratio.memory.total == unknown.memory.total
 
 
 def test_text_memory_is_counted_and_what_is_cut_of_it(recipe: SFTRecipe, checkpoint: Path, tmp_path: Path) -> None:
