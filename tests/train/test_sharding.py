@@ -1,4 +1,5 @@
-"""Models that are spread over two processes (gloo) learn what one process does: ZeRO-2, ZeRO-3, adapters, FSDP2.
+"""Models that are spread over two processes (gloo) learn what one process does: ZeRO-2, ZeRO-3, adapters, FSDP2; and
+what is exported of them says, without Whilst, what they said.
 
 Bounds are on `drift` (tests/train/grpo_runs.py): how far the trained weights lie apart, of the way that training went.
 Sums in another order cost about 1e-5 of it; a mean of the ranks' means would cost more than 1e-2.
@@ -7,12 +8,15 @@ Sums in another order cost about 1e-5 of it; a mean of the ranks' means would co
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -23,6 +27,7 @@ from tests.train import grpo_runs
 from tests.train.grpo_runs import PACKED, drift, logged, run_apart, weights
 from tests.train.sharding_worker import said
 from train import sft
+from train.export import ExportSettings, export_run
 from train.sft import DataSettings, SFTRecipe
 from train.sharding import FROM_THE_RECIPE, check, consolidate, deepspeed_config, shipped
 from train.stage import LoraSettings, ModelSettings, OptimSettings, StageError
@@ -72,7 +77,7 @@ def runs(
     made = {
         "zero2": two("zero2", deepspeed="zero2"),
         "zero3": replace(two("zero3", deepspeed="zero3"), save_steps=4),
-        "lora3": lora(two("lora3", deepspeed="zero3")),
+        "lora3": replace(lora(two("lora3", deepspeed="zero3")), save_steps=4),
         "bf16-2": bf16(two("bf16-2", deepspeed="zero2")),
         "bf16-3": bf16(two("bf16-3", deepspeed="zero3")),
         "bf16-lora3": lora(bf16(two("bf16-lora3", deepspeed="zero3"))),
@@ -162,6 +167,72 @@ def test_bfloat16_trains_float32_copies(name: str, runs: Mapping[str, SFTRecipe]
     # as in float32, to bfloat16's precision
     alike = "one-lora" if name == "bf16-lora3" else "one"
     assert logged(out, "loss") == pytest.approx(logged(runs[alike].output, "loss"), rel=2e-2)
+
+
+# --- what is exported of them -----------------------------------------------------------------------------------------
+
+EXPORTED: tuple[tuple[str, int | None, Literal["bfloat16", "float32"], bool], ...] = (
+    # run, checkpoint (None: its final model), dtype, adapter alone
+    ("killed", None, "float32", False),
+    ("killed", 4, "float32", False),
+    ("killed", 2, "float32", False),
+    ("bf16-3", None, "bfloat16", False),
+    ("bf16-3", 4, "bfloat16", False),
+    ("lora3", None, "float32", False),
+    ("lora3", 4, "float32", False),
+    ("lora3", None, "float32", True),
+    ("lora3", 4, "float32", True),
+    ("fsdp2", 4, "float32", False),
+)
+
+
+@pytest.fixture(scope="module")
+def exported(runs: Mapping[str, SFTRecipe], tmp_path_factory: pytest.TempPathFactory) -> Mapping[Any, torch.Tensor]:
+    """Logits (1, L, V) of every exported folder, loaded and run by a process that imports no Whilst."""
+    folder = tmp_path_factory.mktemp("exported")
+    asked, outs = [], {}
+    for i, (name, checkpoint, dtype, adapter) in enumerate(EXPORTED):
+        base, out = runs[name].model.path, folder / f"{i}.pt"
+        settings = ExportSettings(dtype, adapter, checkpoint, base="owner/base" if adapter else None)
+        made = export_run(Path(runs[name].output), folder / str(i), settings).folder
+        asked.append(f"{base},{made},{out}" if adapter else f"{made},{out}")
+        outs[name, checkpoint, dtype, adapter] = out
+    plain = Path(__file__).with_name("plain_logits.py")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, str(plain), *asked], env=environment, cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {what: torch.load(out, weights_only=True) for what, out in outs.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", EXPORTED, ids=lambda what: "-".join(map(str, what)))
+def test_an_exported_model_says_what_the_sharded_one_said(
+    what: Any, runs: Mapping[str, SFTRecipe], exported: Mapping[Any, torch.Tensor]
+) -> None:
+    """Saved in shards, killed, resumed, consolidated, exported, loaded by plain transformers: the logits are those of
+    the trained model while its ranks still held it. In bfloat16 to its precision: in float32 the same weights say what
+    is 1% away too."""
+    name, checkpoint, dtype, _ = what
+    trained = torch.load(Path(runs[name].output, "said.pt"), weights_only=True)["logits"]
+    written = exported[what]
+    assert written.dtype == trained.dtype == getattr(torch, dtype) and torch.isfinite(trained).all()
+    apart = float((written.float() - trained.float()).norm() / trained.float().norm())
+    if checkpoint == 2:
+        assert apart > 0.1, "weights from before the kill must be told apart"
+    else:
+        assert apart < (1e-5 if dtype == "float32" else 0.02)
+
+
+@pytest.mark.slow
+def test_an_export_in_bfloat16_is_the_float32_copies_rounded(runs: Mapping[str, SFTRecipe], tmp_path: Path) -> None:
+    run = Path(runs["killed"].output)
+    trained = AutoModelForImageTextToText.from_pretrained(run, dtype=torch.float32).state_dict()
+    for checkpoint in (None, 4):
+        written = export_run(run, tmp_path / str(checkpoint), ExportSettings(checkpoint=checkpoint)).folder
+        rounded = AutoModelForImageTextToText.from_pretrained(written, dtype="auto").state_dict()
+        assert all(torch.equal(rounded[name], tensor.bfloat16()) for name, tensor in trained.items())
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
