@@ -83,7 +83,7 @@ def _rows(rows: Rows, asked: Options) -> list[tuple[str, str]]:
         ("of these tokens", f"{rows.visual / rows.tokens:.0%} visual, {rows.learned / rows.tokens:.0%} learned"),
         ("a segment", f"{rows.clip:,.0f} visual tokens; {rows.segments / max(1, rows.asked):.1f} segments a sample"),
         *(
-            [("similar tokens", f"{rows.dropped:.0%} of the visual ones left out, not in memory")]
+            [("similar tokens", f"{rows.dropped:.0%} of the visual ones left out of operations")]
             if rows.dropped
             else []
         ),

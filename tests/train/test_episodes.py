@@ -31,6 +31,7 @@ from whilst.backbones.base import Backbone, ban_vision_tokens, load
 from whilst.clips import SegmentClip
 from whilst.episode import Episode, Turn
 from whilst.render import IGNORE, RenderConfig, Renderer, RenderError
+from whilst.render_config import MemoryCut
 from whilst.sample import Answer, Sample, Silence, Thought
 
 LIMITS = Limits(thought_tokens=5, answer_tokens=3)
@@ -58,11 +59,13 @@ def clips(sample: Sample, seed: int = 0) -> tuple[SegmentClip, ...]:
     return tuple(SegmentClip(segment, images, times, FPS) for segment, images, times in clips_of(sample, seed))
 
 
-def rolled_out(backbone: Backbone, renderer: Renderer, rollouts: int = 4, batch: int = 64) -> list[Judged]:
-    """Two samples' groups, with advantages as if scored by their lengths."""
+def rolled_out(
+    backbone: Backbone, renderer: Renderer, rollouts: int = 4, batch: int = 64, memory: str = ""
+) -> list[Judged]:
+    """Two samples' groups, with advantages as if scored by their lengths; the first sample starts with `memory`."""
     tasks = []
     for s, name in enumerate(("a", "b")):
-        sample = timeline(name)
+        sample = replace(timeline(name), memory="" if s else memory)
         shown = clips(sample, seed=s)
         tasks += [Task(sample, shown, (7, s, r), rollout=r) for r in range(rollouts)]
     episodes = StreamPolicy(backbone, renderer, thinks=True, batch=batch).rollout(tasks, LIMITS)
@@ -118,6 +121,24 @@ def test_rollout_logprobs_are_the_trainers(policy_model: Backbone, name: str) ->
     with torch.no_grad():
         gap = (logps_of(policy_model, batch) - batch["sampling_logps"]).abs()[batch["sampled"]]
     assert float(gap.max()) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["interleaved-visual_window-kept", "split-unit-batch-branch", "recurrent-causal"])
+def test_rollouts_start_with_text_memory_as_rows_do(policy_model: Backbone, name: str) -> None:
+    renderer = renderer_of(policy_model, name)
+    renderer = renderer_of(policy_model, replace(renderer.config, memory_cut=MemoryCut(2, 2)))
+    judged = rolled_out(policy_model, renderer, memory="in-1 none . out-2 blue-square .")
+    rows = [row for one in judged for row in turn_rows(one, renderer)]
+    batch = collate_turns(rows, collator_of(policy_model, renderer), Weighing("dapo"))
+    with torch.no_grad():
+        gap = (logps_of(policy_model, batch) - batch["sampling_logps"]).abs()[batch["sampled"]]
+    assert float(gap.max()) <= 1e-5
+    judged[0] = replace(judged[0], episode=replace(judged[0].episode, sample=timeline("a")))  # its rows without it
+    rows = [row for one in judged[:1] for row in turn_rows(one, renderer)]
+    batch = collate_turns(rows, collator_of(policy_model, renderer), Weighing("dapo"))
+    with torch.no_grad():
+        gap = (logps_of(policy_model, batch) - batch["sampling_logps"]).abs()[batch["sampled"]]
+    assert float(gap.max()) > 1e-3
 
 
 def test_rollout_of_another_rendering_is_noticed(policy_model: Backbone) -> None:

@@ -21,7 +21,7 @@ from slurm.ports import free_ports
 from tests.train.zygote import Fault, zygote
 from train import prepare, sft
 from train.prepare import Rows, measure, rejected
-from train.rows import DataError, Item, load_items
+from train.rows import DataError, Item, Limits, load_items
 from train.sft import DataSettings, SFTRecipe
 from train.stage import ModelSettings, OptimSettings
 from train.stopping import PREEMPTED, Interrupted, catching
@@ -64,9 +64,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     whole = prepare.render_items
 
-    def counted(sample: Sample, renderer: Renderer, fps: float) -> list[Item]:
+    def counted(sample: Sample, renderer: Renderer, fps: float, limits: Limits) -> list[Item]:
         counts[sample.id] += 1
-        return whole(sample, renderer, fps)
+        return whole(sample, renderer, fps, limits)
 
     monkeypatch.setattr(prepare, "render_items", counted)
     return counts
@@ -135,6 +135,10 @@ def test_a_prepared_set_is_not_measured_again(
     decoded.clear()
     measure(rows_of(samples, renderer, 0.0), keep)
     assert decoded, "another rendering is measured anew"
+    decoded.clear()
+    limited = Rows(read_samples(samples), renderer, 2.0, "keep", 0.0, Limits(frames=1))
+    measure(limited, keep)
+    assert decoded, "so are fewer frames"
 
 
 def test_a_video_that_changes_under_a_run_stops_it(samples: Path, renderer: Renderer, tmp_path: Path) -> None:
