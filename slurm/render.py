@@ -129,6 +129,7 @@ def _training(recipe: Any) -> Script:
         "cpus_per_rank": launch.cpus_per_rank,
         "preempted": PREEMPTED,
         "grace": GRACE,
+        "signal_seconds": launch.signal_seconds,
         "command": _command(recipe),
     }
     if not launch.server_nodes:

@@ -76,7 +76,8 @@ def sbatch(arguments: Sequence[str]) -> str:
 def submit(rendered: Sequence[tuple[Work, Sequence[Script]]], send: Sbatch = sbatch) -> list[Submitted]:
     """Submit a chain: every job begins when those before it have ended well, and none is left behind when one fails.
 
-    LaunchError: sbatch refuses one; those before it are then cancelled, so that nothing runs of half a chain.
+    LaunchError: sbatch refuses one; those before it are then cancelled, so that nothing runs of half a chain, as they
+    are when this is interrupted.
     """
     made: list[Submitted] = []
     last = ""
@@ -96,7 +97,7 @@ def submit(rendered: Sequence[tuple[Work, Sequence[Script]]], send: Sbatch = sba
                 made.append(Submitted(one.recipe.name, script, last, dependency))
                 if script.phase:
                     arrays.append(made[-1])
-    except LaunchError:
+    except BaseException:
         if made:
             subprocess.run(["scancel", *(one.job for one in made)], check=False)
         raise

@@ -81,8 +81,9 @@ def shares(
     try:
         yield take()
     except BaseException as failed:
-        end(f"rank {at.rank} failed: {type(failed).__name__}: {failed}")
-        _leave(at, FAREWELL)
+        outcome = f"rank {at.rank} failed: {type(failed).__name__}: {failed}"
+        end(outcome)
+        _leave(at, outcome)
         raise
     if store.add("done", 1) == at.ranks:
         end(DONE)
@@ -97,13 +98,24 @@ def shares(
     outcome = store.get("outcome").decode()
     if outcome == DONE:
         return
-    _leave(at, math.inf if outcome == STOPPED else FAREWELL)
+    _leave(at, outcome)
     raise Interrupted if outcome == STOPPED else error(outcome)
 
 
-def _leave(at: Meeting, seconds: float) -> None:
-    """Say that the outcome is known here; rank 0 waits until all have said it, for at most so many seconds."""
-    left, end = at.store.add("left", 1), time.monotonic() + seconds
-    while at.rank == 0 and left < at.ranks and time.monotonic() < end:
+def _leave(at: Meeting, outcome: str) -> None:
+    """Say that the outcome is known here. Where they were stopped, ranks end together, since srun kills those that are
+    a minute later than the first. Where one has failed, only rank 0 waits, and not for long."""
+    if outcome == STOPPED:
+        _all(at, "known", math.inf)
+    if at.rank == 0:
+        _all(at, "gone", math.inf if outcome == STOPPED else FAREWELL)
+    else:
+        at.store.add("gone", 1)
+
+
+def _all(at: Meeting, what: str, seconds: float) -> None:
+    """Wait until every rank has said this."""
+    said, end = at.store.add(what, 1), time.monotonic() + seconds
+    while said < at.ranks and time.monotonic() < end:
         time.sleep(LOOK)
-        left = at.store.add("left", 0)
+        said = at.store.add(what, 0)

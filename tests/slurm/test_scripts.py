@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from evaluation.recipe import EvalRecipe, Reading
 from evaluation.tasks import for_tasks, phases
 from rewards.mix import RewardTerm
-from slurm import report
+from slurm import render, report
 from slurm.chain import spread
 from slurm.checks import LaunchError, seconds_of
 from slurm.local import command
@@ -256,11 +256,12 @@ hostnames) printf 'n1\\nn2\\n' ;;
 node) echo "NodeName=$3 Arch=x NodeAddr=127.0.0.1 NodeHostName=h" ;;
 esac
 """,
-    # a server that is ready after a second, dies before or after, or never gets ready
+    # a server that is ready after a second, dies before or after, never gets ready, or does not end
     "vllm": """
 echo $$ >"$FAKE/vllm.pid"; echo "$*" >"$FAKE/vllm.args"
 [ "$FAKE_VLLM" != dies ] || { echo 'out of memory'; exit 3; }
 [ "$FAKE_VLLM" != never ] || exec sleep 600
+[ "$FAKE_VLLM" != stuck ] || trap '' TERM
 exec "$FAKE_PYTHON" "$FAKE/server.py" "${@: -1}"
 """,
     # the training
@@ -269,6 +270,8 @@ echo "$*" >"$FAKE/train.args"; echo $$ >"$FAKE/train.pid"
 case $FAKE_TRAIN in
 ends) exit 0 ;;
 fails) echo 'a bug'; exit 1 ;;
+follows) echo 1 >"$WHILST_ATTEMPT/failed-5"; echo 'a bug' >"$WHILST_ATTEMPT/rank_5.log"; sleep 0.1; echo gone; exit 1 ;;
+starts) while :; do sleep 0.1; done ;;
 waits) trap 'exit 75' USR1 TERM; while :; do sleep 0.1; done ;;
 esac
 """,
@@ -368,15 +371,26 @@ def test_a_server_that_dies_ends_the_training(tmp_path: Path) -> None:
     assert code == 1 and "ended during training" in out, out
 
 
-def test_a_training_that_fails_is_named_and_takes_the_server_with_it(tmp_path: Path) -> None:
-    code, out = Job(tmp_path, "serves", "fails").ended()
-    assert code == 1 and "rank 0 with code 1" in out and "a bug" in out, out
+@pytest.mark.parametrize(("train", "first"), [("fails", 0), ("follows", 5)])
+def test_the_rank_that_failed_first_is_named_and_takes_the_server_with_it(
+    train: str, first: int, tmp_path: Path
+) -> None:
+    code, out = Job(tmp_path, "serves", train).ended()
+    assert code == 1 and f"rank {first} with code 1" in out and "a bug" in out, out
     assert "requeue" not in (tmp_path / "scontrol.log").read_text()
 
 
+def test_a_server_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "GRACE", 1)
+    code, out = Job(tmp_path, "stuck", "ends").ended()
+    assert code == 0 and "did not within 1 s: killed" in out, out
+
+
 @pytest.mark.parametrize(("number", "requeues"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
-def test_usr1_is_followed_by_a_requeue_and_term_is_not(number: int, requeues: bool, tmp_path: Path) -> None:
-    job = Job(tmp_path, "serves", "waits")
+@pytest.mark.parametrize("train", ["waits", "starts"])
+def test_usr1_is_followed_by_a_requeue_and_term_is_not(train: str, number: int, requeues: bool, tmp_path: Path) -> None:
+    """Also where it comes before training catches it."""
+    job = Job(tmp_path, "serves", train)
     rank = Path(f"/proc/{job.pid('train')}/stat").read_text().rpartition(")")[2].split()[1]
     os.kill(int(rank), number)  # the shell of the rank, as Slurm does with cgroups: it passes the signal on
     if requeues:  # Slurm would end the shell then
