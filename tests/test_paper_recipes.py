@@ -1,5 +1,5 @@
 """Every recipe of a paper: it says what the paper says, plans without a GPU or a network, renders its Slurm script, and
-a tiny twin of it takes two updates."""
+a tiny twin of it takes two updates that change its weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from whilst.checkpoint import read_contract
 from whilst.cli import app, load_for, stage_module
 from whilst.demo import FRAGMENT
 from whilst.recipe import load_recipe, stage_of
@@ -137,6 +140,16 @@ def test_a_twin_is_not_made_over_what_is_there(tmp_path: Path) -> None:
     assert ran == ["vst-sft_7b"]
 
 
+def changed(start: Path, out: Path) -> bool:
+    """Whether the weights of a trained folder are others than those that it started from."""
+    adapter = out / "adapter_model.safetensors"
+    if adapter.exists():  # B is zero before training
+        return any(bool(tensor.any()) for name, tensor in load_file(adapter).items() if "lora_B" in name)
+    before, after = load_file(start / "model.safetensors"), load_file(out / "model.safetensors")
+    assert before.keys() == after.keys()
+    return any(not torch.equal(before[name], after[name]) for name in before)
+
+
 @pytest.mark.parametrize("path", TRAINED, ids=recipe_id)
 def test_a_twin_takes_two_updates(path: Path, twins: Path) -> None:
     whole = load_for(stage_of(path), path)
@@ -148,8 +161,10 @@ def test_a_twin_takes_two_updates(path: Path, twins: Path) -> None:
     assert [entry["step"] for entry in updates] == [*range(1, STEPS + 1)]
     assert all(math.isfinite(entry["loss"]) and math.isfinite(entry["grad_norm"]) for entry in updates)
     ran = load_recipe(out / "recipe.yaml", type(whole))
+    # both: weight decay alone would change weights too
+    assert any(entry["grad_norm"] > 0 for entry in updates), "nothing was learned"
+    assert changed(Path(ran.model.path), out), "the trained weights are those of the start"
     if whole.stage == "sft":
-        assert any(entry["grad_norm"] > 0 for entry in updates), "nothing was learned"
         assert (ran.render.layout, ran.render.rule) == (whole.render.layout, whole.render.rule)
         assert (ran.render.scheme, ran.loss, ran.data.drop_similar) == (
             whole.render.scheme,
@@ -158,7 +173,10 @@ def test_a_twin_takes_two_updates(path: Path, twins: Path) -> None:
         )
     else:
         made = [entry for entry in updates if "reward" in entry]  # updates that begin a generation
-        assert made and all(entry["rollout_gap/max"] < 1e-3 for entry in updates)
-        assert (ran.rewards, ran.context, ran.loss.type) == (whole.rewards, whole.context, whole.loss.type)
+        assert made and all(entry["rollout_gap/max"] < 1e-3 for entry in made)
+        assert any(entry["groups/equal_groups"] < ran.rollout.groups for entry in made), "no reward told replies apart"
+        assert (ran.rewards, ran.context, ran.loss) == (whole.rewards, whole.context, whole.loss)
+        if whole.contract is not None:
+            assert read_contract(ran.model.path).render == whole.contract.render
     assert ran.model.freeze_vision == whole.model.freeze_vision and ran.model.lora == whole.model.lora
     assert (out / "streaming.yaml").is_file()

@@ -7,10 +7,11 @@ Its words become single tokens, so what is said in the demo's world stays short.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from whilst.backbones.tiny import Family, build_tiny
+from whilst.backbones.tiny import THINK_TOKENS, Family, build_tiny
 from whilst.recipe import Recipe, RecipeError, save_resolved
 
 
@@ -47,10 +48,12 @@ class TinyRecipe(Recipe):
 
 
 def read_words(path: str | Path) -> list[str]:
-    """The words of a file, one a line; RecipeError where there is no such file."""
+    """The words of a file, one a line; RecipeError where there is no such file. A word is cut where the tokenizer will
+    cut it: around <think> and </think>, which texts hold."""
     if not Path(path).is_file():
         raise RecipeError(f"words_from: {path}: no such file; `whilst synth` writes words.txt beside its samples")
-    return Path(path).read_text(encoding="utf-8").split()
+    own = "|".join(map(re.escape, THINK_TOKENS))
+    return list(dict.fromkeys(re.sub(own, " ", Path(path).read_text(encoding="utf-8")).split()))
 
 
 def run(recipe: TinyRecipe) -> Path:

@@ -5,7 +5,11 @@
 
 What makes the method stays as the recipe says it: layout, rule, scheme, format, loss, rewards, what is frozen, LoRA,
 learning rate and schedule. What makes it large is replaced: `SMALL_SFT`, `SMALL_GRPO` and the recipe's own `twin:`. The
-first updates of a twin show that a recipe runs, not that it is right: for that there are the properties under tests/.
+first updates of a twin show that a recipe runs and learns, not that it is right: for that there are the properties
+under tests/.
+
+Reinforcement needs a start that is right sometimes: all replies of random weights score the same, and such a group
+teaches nothing. So the SFT before it is trained on the same few samples until its replies are like theirs (`START`).
 
 This module says which recipes are run, under which overrides; whilst/cli.py runs them.
 """
@@ -16,7 +20,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +64,21 @@ SMALL_SFT: dict[str, Any] = SMALL | {
     "optim.global_batch": None,
     "render.max_tokens": None,
 }
+START: dict[str, Any] = {
+    "optim.steps": 30,
+    "optim.batch_size": 4,
+    "optim.learning_rate": 3e-3,
+    "optim.schedule": "constant",
+}
 SMALL_GRPO: dict[str, Any] = SMALL | {
     "data.limit": 4,
     "data.difficulty": None,
     "policy": "transformers",
     "rollout.groups": 2,
     "rollout.global_groups": None,
-    "rollout.rollouts": 3,
+    "rollout.rollouts": 4,
     "rollout.thought_tokens": 6,
-    "rollout.answer_tokens": 6,
+    "rollout.answer_tokens": 12,
     "log_episodes": 0,
 }
 
@@ -108,18 +118,42 @@ def steps_of(path: Path, recipe: Recipe, folder: Path, overrides: Sequence[str] 
     start = key_of(path, "model.path", overrides)
     steps = _foundation(_family(start, path), recipe, folder)
     small = {"data.train": str(steps[1].output / "data" / "train"), "model.path": str(steps[2].output)}
-    if recipe.stage == "grpo" and key_of(path, "contract", overrides) is None:
-        maker = writer_of(start, path)
-        if maker is None or stage_of(maker) != "sft":
-            raise TwinError(
-                f"{path}: model.path: no sft recipe beside it has the output {start!r}, so it is unknown how the "
-                f"checkpoint reads a stream; give `contract`, or add the recipe that trains it"
-            )
-        changed = small | (key_of(maker, "twin.overrides") or {})
-        steps.append(_train(maker, changed, folder, f"{maker.parent.name}-{maker.stem}-start"))
-        small["model.path"] = str(steps[-1].output)
+    if recipe.stage == "grpo":
+        steps.append(_start(path, recipe, start, small, folder, overrides))
+        small |= {"model.path": str(steps[-1].output), "contract": None}
     own = small | dict(recipe.twin.overrides)
     return [*steps, _train(path, own, folder, f"{path.parent.name}-{path.stem}", overrides)]
+
+
+def _start(
+    path: Path, recipe: Recipe, start: str, small: Mapping[str, Any], folder: Path, overrides: Sequence[str]
+) -> Step:
+    """The SFT that a twin of a GRPO recipe starts from: that of the recipe which makes `start`, or, where the recipe
+    gives a contract because `start` is somebody else's, one under this contract."""
+    name = f"{path.parent.name}-{path.stem}-start"
+    if key_of(path, "contract", overrides) is not None:
+        contract = asdict(recipe.contract)  # type: ignore[attr-defined]
+        keys = {
+            "model": {"path": small["model.path"]},
+            "data": {
+                "train": small["data.train"],
+                "fps": contract["fps"],
+                "thoughts": "keep" if contract["thinks"] else "drop",
+                "limit": SMALL_SFT["data.limit"],
+            },
+            "optim": {key.removeprefix("optim."): value for key, value in START.items()},
+            "render": contract["render"],
+            "policy": contract["policy"],
+        }
+        return _made("sft", folder / name, json.loads(json.dumps(keys)))
+    maker = writer_of(start, path)
+    if maker is None or stage_of(maker) != "sft":
+        raise TwinError(
+            f"{path}: model.path: no sft recipe beside it has the output {start!r}, so it is unknown how the "
+            f"checkpoint reads a stream; give `contract`, or add the recipe that trains it"
+        )
+    changed = {**small, **(key_of(maker, "twin.overrides") or {}), **START}
+    return _train(maker, changed, folder, f"{maker.parent.name}-{maker.stem}-start")
 
 
 def _family(start: str, path: Path) -> str:

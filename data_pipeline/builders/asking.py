@@ -16,7 +16,12 @@ from data_pipeline.text.task import Task, TextRejected, Write
 from data_pipeline.thoughts import STRUCTURE
 from whilst.sample import Segment
 
-Answers = Literal["plain", "boxed", "reasoned"]
+Answers = Literal["plain", "boxed", "reasoned", "tagged"]
+
+WITH_THE_WAY = {
+    "reasoned": "{way} \\boxed{{{answer}}}",
+    "tagged": "<think>{way}</think><answer>{answer}</answer>",  # Video-R1, arXiv 2503.21776
+}
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,7 @@ def reply_to(
 
     `plain` is the answer alone. `boxed` is \\boxed{answer}, for open questions: an option has to be given as it is.
     `reasoned` has the way from the evidence to the answer before that; where an answer cannot hold it, it stands apart.
+    `tagged` is as `reasoned`, but <think>the way</think><answer>answer</answer>.
 
     Raises:
         TextRejected: by the writer.
@@ -165,10 +171,10 @@ def reply_to(
         # What does not stand is replied to at once, or never.
         due = ends if one.until is not None else [end for end in ends if end >= one.time][:1]
         for time, reply in replies(one, source.graph, due):
-            if reply is not None and answers == "reasoned":
+            if reply is not None and answers in ("reasoned", "tagged"):
                 way = _reasoning(one, script, reply, source.graph.as_of(time), write, f"{script.id}/{one.id}/{time:g}")
                 if one.format == "open":
-                    reply = replace(reply, text=f"{way} {_boxed(reply.text)}")
+                    reply = replace(reply, text=WITH_THE_WAY[answers].format(way=way, answer=reply.text))
                 else:
                     apart[one.id] = way
             elif reply is not None and answers == "boxed" and one.format == "open":

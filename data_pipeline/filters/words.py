@@ -9,6 +9,7 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 
 BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+TAGGED = re.compile(r"<think>(.*?)</think><answer>(.*?)</answer>", re.DOTALL)
 
 # A time of the clock: `12 s`, `3.5 seconds`, `1:05`. Not `the second one`.
 SECONDS = re.compile(
@@ -59,5 +60,5 @@ def seconds(text: str) -> list[float]:
 
 
 def unboxed(text: str) -> str:
-    """The text with `\\boxed{...}` replaced by what it holds."""
-    return BOXED.sub(r"\1", text)
+    """The text with `\\boxed{...}`, and the tags of a thinking and an answer, replaced by what they hold."""
+    return TAGGED.sub(r"\1 \2", BOXED.sub(r"\1", text))

@@ -42,6 +42,7 @@ ANYTHING = Asking(ALL_KINDS, FORMATS)
 CASES = {
     "vst": Case("vst", vst.VstSettings(queries=3, asking=ANYTHING, longest=8.0), (*WORLDS, *STEPS)),
     "vst reasoned": Case("vst", vst.VstSettings(queries=2, asking=ANYTHING, answers="reasoned"), (*WORLDS, *STEPS)),
+    "vst tagged": Case("vst", vst.VstSettings(queries=2, asking=ANYTHING, answers="tagged"), (*WORLDS, *STEPS)),
     "live_dialogue": Case(
         "live_dialogue", LiveDialogueSettings(dialogues=3, shortest=5.0, kinds=("span", "point")), (*WORLDS, *STEPS)
     ),
