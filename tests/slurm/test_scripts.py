@@ -271,7 +271,7 @@ case $FAKE_TRAIN in
 ends) exit 0 ;;
 fails) echo 'a bug'; exit 1 ;;
 follows) echo 1 >"$WHILST_ATTEMPT/failed-5"; echo 'a bug' >"$WHILST_ATTEMPT/rank_5.log"; sleep 0.1; echo gone; exit 1 ;;
-starts) while :; do sleep 0.1; done ;;
+starts) exec sleep 600 ;;
 waits) trap 'exit 75' USR1 TERM; while :; do sleep 0.1; done ;;
 esac
 """,
