@@ -173,6 +173,9 @@ class SequentialEngine:
         self.memory_time = 0.0
         self.segments = self.thoughts = self.queries = 0
         self.ids: dict[str, str] = {}  # of standing queries: the session's -> the stream's
+        config = checkpoint.renderer.config
+        # the stream itself decides after every received turn: what is asked stays, and may be answered later
+        self.decides = config.silence == "implicit" and config.queries == "kept" and not settings.thinks
 
     def _first_token(self) -> None:
         self.first = self.stream.now()
@@ -208,19 +211,27 @@ class SequentialEngine:
             self.memory_time = clip.end
         self._proactive()
 
-    def _proactive(self) -> None:
+    def _proactive(self, asked: Asked | None = None) -> None:
+        """Put the standing queries: after a segment, or because one was `asked`."""
         begun = self.stream.now()
         for put in self.session.proactive():
-            name = self.ids[put.query.id]
+            name, time = self.ids[put.query.id], put.time if asked is None else asked.time
             if put.reply is None:
-                self.stream.emit(Silent, put.time, query=name, probability=put.silence, state=put.state)
+                self.stream.emit(Silent, time, query=name, probability=put.silence, state=put.state)
             else:
-                self._reply(name, put.time, put.reply, begun, begun, put.silence)
+                arrived = begun if asked is None else asked.arrived
+                self._reply(name, time, put.reply, arrived, begun, put.silence)
 
     def ask(self, asked: Asked) -> None:
         self.queries += 1
         if asked.standing:
             self.ids[self.session.stand(asked.text, asked.time).id] = asked.id
+            return
+        if self.decides:
+            for before in tuple(self.session.standing):
+                self.session.withdraw(before)  # it stays in the stream; what is said from now on follows the new one
+            self.ids[self.session.stand(asked.text, asked.time).id] = asked.id
+            self._proactive(asked)
             return
         begun = self.stream.now()
         self._reply(asked.id, asked.time, self.session.ask(asked.text, asked.time), asked.arrived, begun, None)
