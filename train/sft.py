@@ -192,20 +192,24 @@ def prepare_data(
     data: DataSettings,
     path: str | Sequence[str],
     renderer: Renderer,
-    keep: Path | None = None,
+    keep: Path,
     count: Callable[[TokenRow], Sequence[int]] | None = None,
     counted: Sequence[str] = (),
 ) -> Prepared:
-    """The rows of the samples at `path`, and what was rejected. Too many rejections are an error."""
+    """The rows of the samples at `path`, and what was rejected, which is listed beside `keep`. Too many rejections are
+    an error."""
     samples = [s for one in ((path,) if isinstance(path, str) else path) for s in read_samples(one)[: data.limit]]
     rows = Rows(samples, renderer, data.fps, data.thoughts, data.keep_megabytes, data.limits)
     found = measure(rows, keep, count, counted)
     left_out = rejected(rows, found)
+    file = keep.with_name(f"rejected{keep.stem.removeprefix('prepared')}.jsonl")
+    if is_main():
+        file.write_text("".join(json.dumps(asdict(r)) + "\n" for r in left_out))
     if len(left_out) > data.max_rejected:
         listed = "\n  ".join(f"{r.sample}: {r.reason}" for r in left_out[:5])
         raise DataError(
-            f"{path}: {len(left_out)} samples cannot be used, data.max_rejected is {data.max_rejected}; first:"
-            f"\n  {listed}"
+            f"{path}: {len(left_out)} samples cannot be used, data.max_rejected is {data.max_rejected}; "
+            f"{file} lists all, first:\n  {listed}"
         )
     if not len(rows):
         raise DataError(f"{path}: no sample to train on")
@@ -240,12 +244,10 @@ def build_trainer(recipe: SFTRecipe) -> StreamingSFTTrainer:
     )
     if decisions is not None:
         decisions.take_data(prepared.counts)
-    if is_main():
-        (out / "rejected.jsonl").write_text("".join(json.dumps(asdict(r)) + "\n" for r in prepared.rejected))
-        if recipe.render.memory_cut is not None:
-            cut = {sample.id: renderer.memory_left_out(sample.memory) for sample in prepared.rows.samples}
-            told = [json.dumps({"sample": sample, "tokens": tokens}) + "\n" for sample, tokens in cut.items() if tokens]
-            (out / "memory_cut.jsonl").write_text("".join(told))
+    if is_main() and recipe.render.memory_cut is not None:
+        cut = {sample.id: renderer.memory_left_out(sample.memory) for sample in prepared.rows.samples}
+        told = [json.dumps({"sample": sample, "tokens": tokens}) + "\n" for sample, tokens in cut.items() if tokens]
+        (out / "memory_cut.jsonl").write_text("".join(told))
     collator = Collator(backbone.spec, renderer.rule, recipe.model.attention, backbone.tokenizer.pad_token_id)
     recipe = replace(recipe, optim=recipe.optim.at(ranks(), len(prepared.packs)))
     thinned, callbacks = collator, list[TrainerCallback]([Resumable()])

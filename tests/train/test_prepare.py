@@ -228,6 +228,13 @@ def test_it_says_how_far_it_is_and_that_the_run_is_not_lost(
     assert run is not None and run.updated > 1e9 and (run.attempt, run.state) == (2, "running")
 
 
+def test_too_many_rejections_are_all_listed(samples: Path, renderer: Renderer, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 samples cannot be used, .* is 0; .*rejected_validation.jsonl lists all"):
+        sft.prepare_data(DataSettings("x"), str(samples), renderer, tmp_path / "prepared_validation.json")
+    (line,) = (tmp_path / "rejected_validation.jsonl").read_text().splitlines()
+    assert json.loads(line)["sample"] == "s3" and json.loads(line)["reason"]
+
+
 def test_ranks_share_stop_together_and_learn_of_errors(
     samples: Path, checkpoints: Mapping[str, Path], tmp_path: Path
 ) -> None:
