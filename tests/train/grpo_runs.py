@@ -4,10 +4,6 @@ and runs in processes of their own."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,12 +14,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from torch.distributed import TCPStore
 from transformers import TrainerCallback
 
 from rewards.base import Scene, Scored
 from rewards.mix import RewardTerm
 from rewards.registry import REWARDS
+from tests.train.zygote import Finished, Zygote
 from train import sft
 from train.grpo import build_trainer, run
 from train.grpo_recipe import EpisodeData, GRPORecipe, LossSettings
@@ -35,8 +31,7 @@ from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, write_
 from whilst.video import write_video
 
 ROOT = Path(__file__).parents[2]
-WORKER = Path(__file__).with_name("grpo_worker.py")
-TIMEOUT = 300.0  # seconds that a run in processes of its own may take, on a machine that is shared
+WORKER = "tests.train.grpo_worker"
 FPS = 2.0
 
 # the two kinds of memory: text (a row an episode, exactly the turns of `recurrent`) and KV (one growing row)
@@ -163,43 +158,21 @@ def write_recipe(recipe: TrainRecipe, path: Path) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Finished:
-    """How a rank ended: its exit code (below 0: killed by that signal), and all that it wrote."""
-
-    code: int
-    output: str
-
-
 def run_apart(
-    recipes: Sequence[TrainRecipe], folder: Path, *, ranks: int = 1, fault: str = "", worker: Path = WORKER
+    forks: Zygote,
+    recipes: Sequence[TrainRecipe],
+    folder: Path,
+    *,
+    ranks: int = 1,
+    fault: str = "",
+    worker: str = WORKER,
 ) -> list[Finished]:
-    """Train recipes one after the other in new processes, as torchrun would start them (gloo); fault: see the worker.
+    """Train recipes one after the other in processes of their own, each a rank (gloo); fault: see the worker.
 
-    Unlike torchrun, nobody ends a rank when another fails: each must end by itself within TIMEOUT, or the test fails.
+    Unlike torchrun, nobody ends a rank when another fails: each must end by itself, or the test fails.
     """
     paths = [str(write_recipe(recipe, folder / f"{i}.yaml")) for i, recipe in enumerate(recipes)]
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # here, on a free port, not on rank 0
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    processes, logs = [], [folder / f"rank{rank}.log" for rank in range(ranks)]
-    for rank, log in enumerate(logs):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
-        # torch.load knows no "cpu:0", which ranks would else ask for when they resume
-        environment |= {"ACCELERATE_TORCH_DEVICE": "cpu", **shared, **own} if ranks > 1 else {}
-        command = [sys.executable, str(worker), f"--fault={fault}", *paths]
-        with log.open("w") as file:
-            processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file))
-    end = time.monotonic() + TIMEOUT
-    try:
-        codes = [process.wait(max(0.0, end - time.monotonic())) for process in processes]
-    except subprocess.TimeoutExpired:
-        pytest.fail("a rank hangs:\n" + "\n".join(log.read_text()[-3000:] for log in logs))
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [Finished(code, log.read_text()) for code, log in zip(codes, logs, strict=True)]
+    return forks.call(worker, fault, paths, ranks=ranks).wait()
 
 
 def trained(recipe: GRPORecipe) -> dict[str, torch.Tensor]:

@@ -1,6 +1,4 @@
-"""Trains GRPO recipes one after the other in this process, or on the ranks that torchrun starts:
-
-    torchrun --standalone --nproc_per_node 2 tests/train/grpo_worker.py --fault=[NAME] RECIPE ...
+"""Trains GRPO recipes one after the other in this process, or on ranks (tests/train/grpo_runs.run_apart).
 
 Faults: policy_on_rank_1 (the rollout raises there), killed_in_save (SIGKILL while the second checkpoint is written).
 """
@@ -14,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import Trainer
@@ -64,7 +61,6 @@ def without_ds_kernels() -> None:
 
 
 def main(fault: str, paths: Sequence[str]) -> None:
-    torch.set_num_threads(1)
     REWARDS.update(TEST_REWARDS)
     FAULTS[fault]()
     recipes = [load_recipe(path, grpo.GRPORecipe) for path in paths]
@@ -76,7 +72,3 @@ def main(fault: str, paths: Sequence[str]) -> None:
         grpo.run(recipe)
         if recipe.optim.deepspeed:
             print("ZeRO stage", AcceleratorState().deepspeed_plugin.zero_stage)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1].removeprefix("--fault="), sys.argv[2:])

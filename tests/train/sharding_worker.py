@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,6 @@ class Kill(TrainerCallback):
 
 
 def main(fault: str, paths: Sequence[str]) -> None:
-    torch.set_num_threads(1)
     without_ds_kernels()
     recipes = [load_recipe(path, sft.SFTRecipe) for path in paths]
     save, build, end = sft.save_final, sft.build_trainer, Accelerator.end_training
@@ -86,7 +84,3 @@ def main(fault: str, paths: Sequence[str]) -> None:
         unset_hf_deepspeed_config()
         sft.run(recipe)
         print("trained", recipe.output, flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1].removeprefix("--fault="), sys.argv[2:])

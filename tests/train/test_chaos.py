@@ -19,7 +19,7 @@ import pytest
 
 from rewards.registry import REWARDS
 from tests.train.grpo_runs import FPS, KV, PACKED, TEST_REWARDS, grpo_recipe, sft_folder, write_samples
-from tests.train.zygote import Fault, Finished, Zygote, zygote
+from tests.train.zygote import Fault, Finished, Zygote
 from train.checkpoints import PART, checkpoints, verify
 from train.grpo_recipe import LossSettings
 from train.sft import DataSettings, SFTRecipe
@@ -31,12 +31,6 @@ KILLS = {"sft": 30, "grpo": 20}
 GRACE = 0.5  # seconds after which a launcher kills the ranks that are left; one that waits for the other knows nothing
 SEED = int(os.environ.get("WHILST_CHAOS_SEED", "0"))
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    with zygote(tmp_path_factory.mktemp("zygote")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 from rewards.mix import RewardTerm
 from tests.train import grpo_runs
 from tests.train.grpo_runs import KV, PACKED, ROOT, drift, grpo_recipe, logged, run_apart, sft_folder, weights
+from tests.train.zygote import Zygote
 from train.grpo import run
 from train.grpo_recipe import EpisodeData, GRPORecipe, LossSettings
 from train.pool import SamplePool
@@ -70,7 +71,7 @@ def ds_config(stage: int) -> str:
     return str(Path(__file__).with_name(f"ds_zero{stage}.json"))
 
 
-def test_two_ranks_equal_one(folders: Any, samples: Path, unreadable: Path, tmp_path: Path) -> None:
+def test_two_ranks_equal_one(forks: Zygote, folders: Any, samples: Path, unreadable: Path, tmp_path: Path) -> None:
     """Unequal numbers of turns a rank, rows permuted over ranks and micro-batches, a rank without any valid row, and
     a resume inside a generation, in one pair of processes."""
     plain = grpo_recipe(folders["text"], samples, tmp_path / "plain")
@@ -84,7 +85,7 @@ def test_two_ranks_equal_one(folders: Any, samples: Path, unreadable: Path, tmp_
     cases = {"plain": plain, "split": split, "idle": idle, "gone": gone, "kv": kv, "inside": inside}
     pairs = {name: on_two_ranks(recipe, tmp_path, f"{name}-2") for name, recipe in cases.items()}
     begun = replace(pairs["inside"], optim=replace(inside.optim, steps=3))
-    for rank in run_apart([begun, *pairs.values()], tmp_path, ranks=2):
+    for rank in run_apart(forks, [begun, *pairs.values()], tmp_path, ranks=2):
         assert rank.code == 0, rank.output[-3000:]
     assert len(list(Path(begun.output, "checkpoint-3").glob("rollouts-?-of-2.pt"))) == 2
     for name, recipe in cases.items():
@@ -98,7 +99,7 @@ def test_two_ranks_equal_one(folders: Any, samples: Path, unreadable: Path, tmp_
     assert drift(weights(tmp_path / "idle"), together, folders["text"]) > 1e-2, "drift must see what is left out"
 
 
-def test_zero_equals_one(folders: Any, samples: Path, tmp_path: Path) -> None:
+def test_zero_equals_one(forks: Zygote, folders: Any, samples: Path, tmp_path: Path) -> None:
     """The tiny recipe under ZeRO-2 and ZeRO-3; and ZeRO-3 with log-probs of old weights and of a reference, which is
     sharded too, and with a trained tower."""
     overrides = {"model.path": folders["text"], "data.train": samples, "rollout.groups": 4, "rollout.rollouts": 4}
@@ -115,7 +116,7 @@ def test_zero_equals_one(folders: Any, samples: Path, tmp_path: Path) -> None:
     for name, (recipe, stage) in cases.items():
         optim = replace(recipe.optim, deepspeed=ds_config(stage))
         pairs.append(on_two_ranks(replace(recipe, optim=optim), tmp_path, f"{name}-2"))
-    for rank in run_apart(pairs, tmp_path, ranks=2):
+    for rank in run_apart(forks, pairs, tmp_path, ranks=2):
         assert rank.code == 0, rank.output[-3000:]
         assert [line for line in rank.output.splitlines() if line.startswith("ZeRO stage")] == [
             f"ZeRO stage {stage}" for _, stage in cases.values()
@@ -126,7 +127,9 @@ def test_zero_equals_one(folders: Any, samples: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ("reward", "policy", "reward under ZeRO-3"))
-def test_what_fails_on_one_rank_stops_both(what: str, folders: Any, samples: Path, tmp_path: Path) -> None:
+def test_what_fails_on_one_rank_stops_both(
+    what: str, forks: Zygote, folders: Any, samples: Path, tmp_path: Path
+) -> None:
     """Nobody ends rank 0 from outside: it must hear of the failure, and say what it was."""
     recipe = on_two_ranks(grpo_recipe(folders["text"], samples, tmp_path), tmp_path, "run")
     failing = f"s{of_rank_1(samples)[0]}"
@@ -137,7 +140,7 @@ def test_what_fails_on_one_rank_stops_both(what: str, folders: Any, samples: Pat
         said = "ZeroDivisionError: a policy with a bug"
     if what == "reward under ZeRO-3":
         recipe = replace(recipe, optim=replace(recipe.optim, deepspeed=ds_config(3)))
-    zero, one = run_apart([recipe], tmp_path, ranks=2, fault="policy_on_rank_1" if what == "policy" else "")
+    zero, one = run_apart(forks, [recipe], tmp_path, ranks=2, fault="policy_on_rank_1" if what == "policy" else "")
     assert zero.code == 1 and one.code == 1
     assert f"GRPOError: rank 1 failed: {said}" in zero.output
     assert said in one.output

@@ -14,6 +14,7 @@ import torch
 from tests.conftest import FAMILIES
 from tests.train import grpo_runs
 from tests.train.grpo_runs import KV, PACKED, grpo_recipe, logged, run_and_kill, run_apart, sft_folder, weights
+from tests.train.zygote import Zygote
 from train.checkpoints import MANIFEST, PART, contents, fingerprints, last_checkpoint, publish, read_manifest
 from train.episodes import PER_TURN
 from train.grpo import run
@@ -115,12 +116,12 @@ def test_a_generation_is_not_made_twice_where_its_rows_are_lost(folders: Any, sa
 
 
 @pytest.mark.slow
-def test_sigkill_while_saving_and_resume_is_bitwise(folders: Any, samples: Path, tmp_path: Path) -> None:
+def test_sigkill_while_saving_and_resume_is_bitwise(forks: Zygote, folders: Any, samples: Path, tmp_path: Path) -> None:
     """The real thing: the process is killed while it writes its second checkpoint, which is torn."""
     start = folders["qwen2_5_vl", "text"]
     recipe = grpo_recipe(start, samples, tmp_path / "killed", save_steps=3, loss=replace(LOSS, updates=2))
     recipe = replace(recipe, optim=replace(recipe.optim, steps=8))
-    (killed,) = run_apart([recipe], tmp_path, fault="killed_in_save")
+    (killed,) = run_apart(forks, [recipe], tmp_path, fault="killed_in_save")
     assert killed.code == -signal.SIGKILL, killed.output[-3000:]
     torn = tmp_path / "killed" / "checkpoint-6"
     assert not torn.exists() and list((tmp_path / "killed").glob(f"{PART}*/checkpoint-6/*")), "not killed in a save"

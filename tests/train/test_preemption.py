@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.train import grpo_runs
 from tests.train.grpo_runs import FPS, KV, PACKED, grpo_recipe, logged, sft_folder, write_samples
-from tests.train.zygote import Fault, Zygote, zygote
+from tests.train.zygote import Fault, Zygote
 from train import grpo, sft
 from train.attempt import RECIPE
 from train.checkpoints import checkpoints, read_manifest
@@ -25,12 +25,6 @@ from whilst.runs import Run, read_run
 
 pytestmark = pytest.mark.usefixtures("rewards_of_tests")
 rewards_of_tests = grpo_runs.rewards_of_tests
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    with zygote(tmp_path_factory.mktemp("zygote")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

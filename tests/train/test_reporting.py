@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from tests.train.zygote import Finished, Zygote
 from train.reporting import ReportingError, check_reporting, prepare_reporting, wandb_mode
 from train.sft import DataSettings, SFTRecipe
 from train.stage import ModelSettings, OptimSettings, WandbSettings
+from whilst.recipe import save_resolved
 
 KEY = "0123456789abcdef" * 3
 
@@ -64,45 +65,29 @@ def test_only_rank_0_begins_a_run(recipe: SFTRecipe, monkeypatch: pytest.MonkeyP
     assert not list(Path(recipe.output).iterdir())
 
 
-SCRIPT = """
-import sys, wandb
-from train import reporting
-from dataclasses import replace
-from train.reporting import prepare_reporting
-from train.sft import DataSettings, SFTRecipe
-from train.stage import ModelSettings, OptimSettings, WandbSettings
-recipe = SFTRecipe(name="test", stage="sft", output=sys.argv[1], model=ModelSettings("nothing"),
-    data=DataSettings("nothing"), optim=OptimSettings(steps=1, learning_rate=0.25), report_to=("wandb",),
-    wandb=WandbSettings(project="streams", mode=sys.argv[2], tags=("tiny",)))
-reporting.LOGIN_SECONDS = 3.0
-prepare_reporting(recipe)
-run = wandb.run
-print(run.project, run.name, run.tags, run.config["recipe"]["optim"]["learning_rate"], run.settings.mode)
-"""
-
-
-def begin(folder: Path, mode: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def begin(forks: Zygote, recipe: SFTRecipe, mode: Literal["online", "offline"], **environment: str) -> Finished:
     """Begin a run in a process of its own: wandb keeps state for a whole process."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    command = [sys.executable, "-c", SCRIPT, str(folder), mode]
-    root = Path(__file__).parents[2]
-    return subprocess.run(command, cwd=root, env=own | environment, capture_output=True, text=True, timeout=300)
+    path = Path(recipe.output, "recipe.yaml")
+    save_resolved(replace(recipe, wandb=replace(recipe.wandb, mode=mode)), path)
+    own = dict.fromkeys(name for name in os.environ if name.startswith("WANDB"))
+    (done,) = forks.call("tests.train.reporting_worker", str(path), env=own | environment).wait()
+    return done
 
 
 @pytest.mark.slow
-def test_a_run_kept_in_files_holds_the_recipe_and_no_key(tmp_path: Path) -> None:
-    done = begin(tmp_path, "offline", WANDB_API_KEY=KEY)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "streams test ('tiny',) 0.25 offline" in done.stdout.splitlines()
+def test_a_run_kept_in_files_holds_the_recipe_and_no_key(forks: Zygote, recipe: SFTRecipe, tmp_path: Path) -> None:
+    done = begin(forks, recipe, "offline", WANDB_API_KEY=KEY)
+    assert done.code == 0, done.output[-2000:]
+    assert "streams test ('tiny', 'cpu') 0.25 offline" in done.output.splitlines(), done.output[-2000:]
     assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 1
     written = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert not [file for file in written if KEY.encode() in file.read_bytes()]
 
 
 @pytest.mark.slow
-def test_an_online_run_that_cannot_begin_stops_before_training(tmp_path: Path) -> None:
+def test_an_online_run_that_cannot_begin_stops_before_training(forks: Zygote, recipe: SFTRecipe) -> None:
     """A server that refuses connections: an error, not a run that is quietly kept in files."""
-    done = begin(tmp_path, "online", WANDB_API_KEY=KEY[:40], WANDB_BASE_URL="http://127.0.0.1:9")
-    assert done.returncode == 1
-    assert "ReportingError: wandb: a run could not be begun online" in done.stderr, done.stderr[-2000:]
-    assert "wandb.mode=offline" in done.stderr
+    done = begin(forks, recipe, "online", WANDB_API_KEY=KEY[:40], WANDB_BASE_URL="http://127.0.0.1:9")
+    assert done.code == 1
+    assert "ReportingError: wandb: a run could not be begun online" in done.output, done.output[-2000:]
+    assert "wandb.mode=offline" in done.output

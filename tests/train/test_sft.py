@@ -5,16 +5,16 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from tests.train.zygote import Zygote
 from train import checkpoints, sft, stage
 from train.losses import DecisionLoss, SFTLoss
 from train.rows import DataError
@@ -22,7 +22,7 @@ from train.sft import DataSettings, SFTRecipe, build_trainer, run
 from train.stage import LoraSettings, ModelSettings, OptimSettings
 from whilst.backbones.base import BackboneError
 from whilst.checkpoint import load_checkpoint
-from whilst.recipe import load_recipe
+from whilst.recipe import load_recipe, save_resolved
 from whilst.render import RenderConfig
 from whilst.render_config import MemoryCut
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, write_jsonl
@@ -67,13 +67,6 @@ def recipe(samples: Path, checkpoint: Path, tmp_path: Path) -> SFTRecipe:
         save_steps=2,
         log_steps=1,
     )
-
-
-def train_command(recipe: SFTRecipe, folder: Path) -> list[str]:
-    """The command line that trains a recipe in a process of its own."""
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(recipe)))))
-    return [sys.executable, "-m", "whilst.cli", "sft", str(path)]
 
 
 class Killed(RuntimeError):
@@ -298,19 +291,26 @@ def test_silence_puts_an_empty_turn_in_place_of_each_thought(recipe: SFTRecipe) 
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one(recipe: SFTRecipe, tmp_path: Path) -> None:
+def test_two_ranks_equal_one(recipe: SFTRecipe, family: str, forks: Zygote, tmp_path: Path) -> None:
     """The same four rows on one rank, or two each on two ranks (gloo): they have unequal numbers of labels, so a mean
-    of means would differ, and so would decisions that each rank counts for itself."""
+    of means would differ, and so would decisions that each rank counts for itself. torchrun starts the ranks of one
+    family, as a user does."""
     words = ("in-1 red-circle .", "in-2 red-circle .", "red-circle")
     recipe = replace(recipe, loss=SFTLoss(DecisionLoss(words, focal=2.0, balance="inverse")))
     logs = []
     for ranks in (1, 2):
         optim = replace(recipe.optim, steps=2, batch_size=4 // ranks)
         spread = replace(recipe, output=str(tmp_path / f"ranks{ranks}"), optim=optim, save_steps=0)
-        _, module, name, *rest = train_command(spread, tmp_path)
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run([*launch, module, name, *rest], cwd=ROOT, env=environment, check=True)
+        if ranks == 1:
+            run(spread)
+        elif family == "qwen3_vl":
+            save_resolved(spread, tmp_path / "recipe.yaml")
+            launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+            command = [*launch, "-m", "whilst.cli", "sft", str(tmp_path / "recipe.yaml")]
+            subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+        else:
+            for rank in forks.start(spread, ranks=2).wait():
+                assert rank.code == 0, rank.output[-3000:]
         logs.append(history(spread.output))
     for one, two in zip(*logs, strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
@@ -319,15 +319,17 @@ def test_two_ranks_equal_one(recipe: SFTRecipe, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen3_vl"], indirect=True)  # the same for all
-def test_wandb_runs_offline_and_goes_on_under_its_id(recipe: SFTRecipe, tmp_path: Path) -> None:
+def test_wandb_runs_offline_and_goes_on_under_its_id(recipe: SFTRecipe, forks: Zygote) -> None:
     """No key, no network: the run is kept on disk, and a resumed training continues it. wandb keeps state for a whole
     process, so each training has one of its own."""
     logged = replace(recipe, report_to=("wandb",), optim=replace(recipe.optim, steps=4))
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(train_command(logged, tmp_path), cwd=ROOT, env=environment, check=True)
+    environment = dict.fromkeys(name for name in os.environ if name.startswith("WANDB"))
+    (done,) = forks.start(logged, env=environment).wait()
+    assert done.code == 0, done.output[-3000:]
     out = Path(logged.output)
     first = (out / "wandb_run_id").read_text()
     assert len(list(out.glob(f"wandb/offline-run-*{first}"))) == 1
     (out / "checkpoint-4" / checkpoints.MANIFEST).unlink()
-    subprocess.run(train_command(logged, tmp_path), cwd=ROOT, env=environment, check=True)
+    (done,) = forks.start(logged, env=environment).wait()
+    assert done.code == 0, done.output[-3000:]
     assert (out / "wandb_run_id").read_text() == first

@@ -26,13 +26,14 @@ from transformers import AutoModelForImageTextToText
 from tests.train import grpo_runs
 from tests.train.grpo_runs import PACKED, drift, logged, run_apart, weights
 from tests.train.sharding_worker import said
+from tests.train.zygote import Zygote
 from train import sft
 from train.export import ExportSettings, export_run
 from train.sft import DataSettings, SFTRecipe
 from train.sharding import FROM_THE_RECIPE, check, consolidate, deepspeed_config, shipped
 from train.stage import LoraSettings, ModelSettings, OptimSettings, StageError
 
-WORKER = Path(__file__).with_name("sharding_worker.py")
+WORKER = "tests.train.sharding_worker"
 LORA = LoraSettings(rank=4, alpha=8)
 
 
@@ -59,7 +60,7 @@ def recipe_of(checkpoint: Path, samples: Path, output: Path, **optim: Any) -> SF
 
 @pytest.fixture(scope="module")
 def runs(
-    checkpoints: Mapping[str, Path], samples: Path, tmp_path_factory: pytest.TempPathFactory
+    forks: Zygote, checkpoints: Mapping[str, Path], samples: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Mapping[str, SFTRecipe]:
     """All runs of two ranks in two pairs of processes, and what they must equal in this one. Four rows an update: here
     at once, there one at a time on each rank, two times."""
@@ -84,12 +85,12 @@ def runs(
         "fsdp2": replace(two("fsdp2", "qwen3_vl", fsdp2=True), save_steps=2),
         "killed": replace(two("killed", deepspeed="zero3"), save_steps=2),
     }
-    for rank in run_apart(list(made.values()), folder / "first", ranks=2, fault="killed", worker=WORKER):
+    for rank in run_apart(forks, list(made.values()), folder / "first", ranks=2, fault="killed", worker=WORKER):
         assert rank.code == -signal.SIGKILL, rank.output[-3000:]
     assert not Path(made["killed"].output, "model.safetensors").exists()
     made["resumed"] = replace(made["fsdp2"], output=str(folder / "resumed"))  # from the checkpoint in the middle
     shutil.copytree(Path(made["fsdp2"].output, "checkpoint-2"), Path(made["resumed"].output, "checkpoint-2"))
-    for rank in run_apart([made["resumed"], made["killed"]], folder / "second", ranks=2, worker=WORKER):
+    for rank in run_apart(forks, [made["resumed"], made["killed"]], folder / "second", ranks=2, worker=WORKER):
         assert rank.code == 0, rank.output[-3000:]
     made["one"] = two("one", batch_size=4)
     made["one-lora"] = lora(two("one-lora", batch_size=4))

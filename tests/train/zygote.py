@@ -1,7 +1,7 @@
 """Training runs on several ranks that begin at once: one process imports everything, and forks each rank (gloo).
 
-    with zygote(folder) as ranks_from:
-        ranks = ranks_from.start(recipe, ranks=2, faults=[Fault(0, signal.SIGKILL, event=40)])
+    def test_it(forks: Zygote):  # the session's one, tests/train/conftest.py
+        ranks = forks.start(recipe, ranks=2, faults=[Fault(0, signal.SIGKILL, event=40)])
         finished = ranks.wait()
 
 Importing torch, transformers and trl costs ten seconds or more a process; forking nothing. The zygote itself never
@@ -28,6 +28,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 300.0  # seconds that ranks may take, on a machine that is shared
 LEFT = 1000  # exit code of a rank that was killed because another had failed
+IMPORTED = ("train.sft", "train.grpo", "tests.train.grpo_runs", "deepspeed", "wandb")
 LISTENED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
 
@@ -93,7 +94,8 @@ class Zygote:
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONPATH": str(ROOT),
-            "ACCELERATE_TORCH_DEVICE": "cpu",
+            "ACCELERATE_TORCH_DEVICE": "cpu",  # torch.load knows no "cpu:0", which ranks would ask for when they resume
+            "DS_ACCELERATOR": "cpu",
         }
         self.log = (folder / "zygote.log").open("w")
         command = [sys.executable, str(Path(__file__))]
@@ -115,26 +117,30 @@ class Zygote:
         self.ask({"wait": [], "timeout": 0.0})
 
     def start(
-        self, recipe: Any, *, ranks: int = 1, faults: Sequence[Fault] = (), env: Mapping[str, str] | None = None
+        self, recipe: Any, *, ranks: int = 1, faults: Sequence[Fault] = (), env: Mapping[str, str | None] | None = None
     ) -> Ranks:
-        """Run a recipe's stage (sft, grpo) on `ranks` forked processes. env: more variables for all of them."""
-        from torch.distributed import TCPStore
-
+        """Run a recipe's stage (sft, grpo) on `ranks` forked processes. env: more variables for all of them; None: away
+        with it."""
         from whilst.recipe import save_resolved
 
-        self.started += 1
-        file = self.folder / f"{self.started}.yaml"
+        file = self.folder / f"{self.started + 1}.yaml"
         save_resolved(recipe, file)
+        wanted = [asdict(fault) for fault in faults]
+        return self.call(__name__, recipe.stage, str(file), recipe.output, wanted, ranks=ranks, env=env)
+
+    def call(self, module: str, *args: Any, ranks: int = 1, env: Mapping[str, str | None] | None = None) -> Ranks:
+        """Run a module's `main(*args)`, which takes what JSON holds, on forked processes as `start` does."""
+        from torch.distributed import TCPStore
+
+        self.started += 1
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # here, on a free port
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
         logs = tuple(self.folder / f"{self.started}-rank{rank}.log" for rank in range(ranks))
         order = {
-            "stage": recipe.stage,
-            "recipe": str(file),
-            "output": recipe.output,
+            "module": module,
+            "args": args,
             "logs": [str(log) for log in logs],
             "env": (meeting if ranks > 1 else {}) | dict(env or {}),
-            "faults": [asdict(fault) for fault in faults],
         }
         return Ranks(self, tuple(self.ask(order)["pids"]), logs, store)
 
@@ -159,14 +165,11 @@ def zygote(folder: Path) -> Iterator[Zygote]:
 # --- in the zygote ----------------------------------------------------------------------------------------------------
 
 
-def main() -> None:
+def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries that print while they are imported must not answer
-    from rewards.registry import REWARDS
-    from tests.train.grpo_runs import TEST_REWARDS
-
-    REWARDS.update(TEST_REWARDS)
-    stages = {name: importlib.import_module(f"train.{name}") for name in ("sft", "grpo")}
+    for name in IMPORTED:
+        importlib.import_module(name)
     # Arrow's allocator keeps a thread, which it stops and starts around forks; no other may be there
     threads = [Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in os.listdir("/proc/self/task")]
     assert len([name for name in threads if not name.startswith("jemalloc")]) == 1, threads
@@ -177,12 +180,13 @@ def main() -> None:
             answer: dict[str, Any] = {"codes": _wait(order["wait"], order["timeout"], order.get("grace"))}
             alive -= set(order["wait"])
         else:
-            pids = [_fork(order, rank, stages[order["stage"]]) for rank in range(len(order["logs"]))]
+            pids = [_fork(order, rank) for rank in range(len(order["logs"]))]
             alive |= set(pids)
             answer = {"pids": pids}
         print(json.dumps(answer), file=answers, flush=True)
     for pid in alive:
         os.kill(pid, signal.SIGKILL)
+    os._exit(0)  # freeing all that is imported takes seconds
 
 
 def _wait(pids: Sequence[int], timeout: float, grace: float | None) -> list[int | None]:
@@ -210,7 +214,7 @@ def _wait(pids: Sequence[int], timeout: float, grace: float | None) -> list[int 
     return [codes[pid] for pid in pids]
 
 
-def _fork(order: Mapping[str, Any], rank: int, stage: Any) -> int:
+def _fork(order: Mapping[str, Any], rank: int) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -221,7 +225,8 @@ def _fork(order: Mapping[str, Any], rank: int, stage: Any) -> int:
             os.dup2(log, number)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
-        code = _rank(order, rank, stage)
+        _call(order, rank)
+        code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:
@@ -232,22 +237,39 @@ def _fork(order: Mapping[str, Any], rank: int, stage: Any) -> int:
         os._exit(code)  # whatever the other ranks do: tearing down a broken process group may abort or wait
 
 
-def _rank(order: Mapping[str, Any], rank: int, stage: Any) -> int:
+def _call(order: Mapping[str, Any], rank: int) -> None:
     import torch
-
-    from whilst.recipe import load_recipe
 
     ranks = str(len(order["logs"]))
     if ranks != "1":
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
         os.environ.update(own)
-    os.environ.update(order["env"])
+    for name, value in order["env"].items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
     torch.set_num_threads(1)
-    recipe = load_recipe(order["recipe"], stage.SFTRecipe if order["stage"] == "sft" else stage.GRPORecipe)
-    counted = _arm([Fault(**fault) for fault in order["faults"] if fault["rank"] == rank], order["output"])
-    stage.run(recipe)
+    importlib.import_module(order["module"]).main(*order["args"])
+    wandb = sys.modules["wandb"]
+    if wandb.run is not None:  # whose own end the end of a fork would leave out
+        wandb.finish()
+
+
+def main(stage: str, path: str, output: str, faults: Sequence[Mapping[str, Any]]) -> None:
+    """What a rank of `Zygote.start` does."""
+    from rewards.registry import REWARDS
+    from tests.train.grpo_runs import TEST_REWARDS
+    from train import grpo, sft
+    from whilst.recipe import load_recipe
+
+    REWARDS.update(TEST_REWARDS)
+    rank = int(os.environ.get("RANK", "0"))
+    counted = _arm([Fault(**fault) for fault in faults if fault["rank"] == rank], output)
+    if stage == "sft":
+        sft.run(load_recipe(path, sft.SFTRecipe))
+    else:
+        grpo.run(load_recipe(path, grpo.GRPORecipe))
     print("events", counted[0])
-    return 0
 
 
 def _arm(faults: Sequence[Fault], output: str) -> list[int]:
@@ -284,4 +306,4 @@ def _arm(faults: Sequence[Fault], output: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    main()
+    serve()
