@@ -117,7 +117,7 @@ def steps_of(path: Path, recipe: Recipe, folder: Path, overrides: Sequence[str] 
     path = path.resolve()
     start = key_of(path, "model.path", overrides)
     steps = _foundation(_family(start, path), recipe, folder)
-    small = {"data.train": str(steps[1].output / "data" / "train"), "model.path": str(steps[2].output)}
+    small: dict[str, Any] = {"data.train": str(steps[1].output / "data" / "train"), "model.path": str(steps[2].output)}
     if recipe.stage == "grpo":
         steps.append(_start(path, recipe, start, small, folder, overrides))
         small |= {"model.path": str(steps[-1].output), "contract": None}

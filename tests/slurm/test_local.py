@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.train.grpo_runs import PACKED, drift, weights, write_recipe, write_samples
 from train import sft
 from train.sft import DataSettings, SFTRecipe
 from train.stage import ModelSettings, OptimSettings
+from whilst.cli import app
 from whilst.hardware import Launch
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_torchrun_trains_on_two_ranks_what_one_process_trains(checkpoints: Mapping[str, Path], tmp_path: Path) -> None:
-    """The command itself, as a user types it: two gloo ranks, which end with the weights of one."""
+def test_torchrun_trains_on_two_ranks_what_one_process_trains(
+    checkpoints: Mapping[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The command, and all that it starts: two gloo ranks, which end with the weights of one."""
     one = SFTRecipe(
         name="local",
         stage="sft",
@@ -37,10 +41,10 @@ def test_torchrun_trains_on_two_ranks_what_one_process_trains(checkpoints: Mappi
     )
     two = replace(one, output=str(tmp_path / "two"), optim=replace(one.optim, batch_size=2))
     recipe = write_recipe(two, tmp_path / "recipe.yaml")
-    line = [sys.executable, "-m", "whilst.cli", "launch", str(recipe), "--local", "torchrun"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    done = CliRunner().invoke(app, ["launch", str(recipe), "--local", "torchrun"], catch_exceptions=False)
+    assert done.exit_code == 0, capfd.readouterr().err[-3000:]
     assert json.loads(Path(two.output, "run.json").read_text())["ranks"] == 2
     sft.run(one)
     assert drift(weights(two.output), weights(one.output), one.model.path) < 1e-4
