@@ -70,6 +70,11 @@ class RenderConfig:
                 "row_shift writes a boundary token after the next read, so a query cannot leave the stream: "
                 "set queries: kept, or rule: unit"
             )
+        if self.memory_tokens is not None and not recurrent:
+            raise VisibilityError(
+                f"render.memory_tokens caps the text memory of recurrent layouts, and layout {self.layout!r} keeps its "
+                f"thoughts in the stream: leave it out; a policy bounds a stream, memory_cut what it starts with"
+            )
         if self.scheme == "batch" and self.layout != "split":
             raise VisibilityError(
                 f"scheme 'batch' puts generated text after the last received token, which layout {self.layout!r} does "

@@ -14,7 +14,7 @@ from whilst.chunks import Role, TurnFormat
 from whilst.memory import MemoryCapError
 from whilst.positions import PositionError
 from whilst.render import IGNORE, RenderConfig, Renderer, RenderError, TokenRow
-from whilst.render_config import MemoryCut
+from whilst.render_config import Layout, MemoryCut
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video
 from whilst.visibility import FIELDS, GENERATED, RECEIVED, Tokens, VisibilityError, dense_mask
 
@@ -443,6 +443,12 @@ def test_the_middle_of_a_given_memory_is_left_out(backbone: Backbone, name: str)
     assert renderer.memory_left_out("") == 0 and whole.memory_left_out(GIVEN) == 0
     renderer = Renderer(backbone.tokenizer, backbone.spec, replace(LAYOUTS[name], memory_cut=MemoryCut(2, 1)))
     assert len(renderer.memory_given(GIVEN)) == 3
+
+
+@pytest.mark.parametrize("layout, rule", [("interleaved", "causal"), ("split", "unit")])
+def test_a_cap_that_no_text_memory_would_keep_to_is_refused(layout: Layout, rule: str) -> None:
+    with pytest.raises(VisibilityError, match=f"render.memory_tokens caps .* layout '{layout}' keeps its thoughts in"):
+        RenderConfig(layout=layout, rule=rule, memory_tokens=40).check()
 
 
 @pytest.mark.parametrize(("sink", "tail"), [(-1, 4), (4, -1), (0, 0)])
