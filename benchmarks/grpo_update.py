@@ -48,10 +48,11 @@ import torch
 from benchmarks._measure import last_line, one_thread, paired_ratio, table
 from benchmarks._streams import WORDS, checkpoint, clips
 from rewards.mix import Mixed
+from train.collate import Collator
 from train.episodes import Judged, TurnRow, one_turn_a_row, split_rows, turn_rows
 from train.minimal_grpo import Settings, Tokens, log_probs, objective
 from train.policies import ViewStore
-from train.rows import Collator, Item
+from train.rows import Item
 from whilst.attention import set_backend
 from whilst.backbones.base import Backbone, freeze_vision, load
 from whilst.backbones.tiny import Family

@@ -35,7 +35,8 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks._measure import last_line, one_thread, paired_ratio, table
 from benchmarks._streams import clips, stream
 from benchmarks.parallel import busy_seconds
-from train.rows import Collator, Item
+from train.collate import Collator
+from train.rows import Item
 from whilst.backbones.base import Backbone, load
 from whilst.backbones.tiny import Family, build_tiny
 from whilst.clips import shapes

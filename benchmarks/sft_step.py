@@ -28,7 +28,8 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from benchmarks._measure import last_line, one_thread, paired_ratio, table, take_turns
 from benchmarks._streams import checkpoint, clips, stream
-from train.rows import Collator, Item, patchify_clips
+from train.collate import Collator, patchify_clips
+from train.rows import Item
 from whilst.backbones.base import VIDEO_PAD, Backbone, load
 from whilst.backbones.tiny import Family
 from whilst.clips import shapes

@@ -24,18 +24,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from train.rows import Item
 from whilst.backbones.base import BackboneError, VisionSpec
 from whilst.policies.tokens import Alike, cosine, likeness, unlike
 from whilst.render import RenderConfig, TokenRow
-
-if TYPE_CHECKING:
-    from train.rows import Item
 
 
 class DroppingError(ValueError):

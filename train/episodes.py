@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from rewards.mix import Mixed
-from train.rows import Collator, DataError, Item
+from train.collate import Collator
+from train.rows import DataError, Item
 from whilst.backbones.base import VisionSpec
 from whilst.clips import SegmentClip, shapes
 from whilst.episode import Episode, Turn

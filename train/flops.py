@@ -39,6 +39,24 @@ class Flops:
         return self.forward + self.backward
 
 
+@dataclass(frozen=True)
+class Work:
+    """Updates and what they cost. steps: None where nobody can know yet. rollout: operations of one's rollouts."""
+
+    ranks: int
+    rows_a_step: float
+    accumulation: int
+    steps: int | None
+    why_no_steps: str
+    flops: Flops
+    rollout: float
+    gpu_hours: float | None
+
+    @property
+    def flops_a_step(self) -> float:
+        return self.flops.total + self.rollout
+
+
 def attention_flops(d: Decoder, tokens: float, length: float, backend: str) -> float:
     """Forward pass of one layer's attention over `tokens` queries and `length` keys each."""
     share = SKIPS if backend.startswith("flash") or backend == "whilst_flex" else 1.0

@@ -23,6 +23,7 @@ from transformers import PrinterCallback, set_seed
 from rewards.mix import RewardMix
 from train.attempt import attempt, claim
 from train.checkpoints import Resumable, WholeCheckpoints, save_final
+from train.collate import Collator
 from train.difficulty import keep_by_difficulty, measure, read_difficulty, write_difficulty
 from train.episodes import (
     Weighing,
@@ -34,7 +35,6 @@ from train.policies import Policy, StreamPolicy, ViewStore
 from train.pool import ClipStore, SamplePool
 from train.reporting import prepare_reporting
 from train.rollouts import Rollouts
-from train.rows import Collator
 from train.sharding import spread_model
 from train.stage import (
     ranks,

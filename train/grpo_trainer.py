@@ -27,6 +27,7 @@ from trl.models.utils import prepare_deepspeed, unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
 
 from train.checkpoints import WholeCheckpoints
+from train.collate import Collator
 from train.episode_tables import EpisodeRow, combine, log_to_wandb, metrics, write_page, write_table
 from train.episodes import (
     Judged,
@@ -40,7 +41,6 @@ from train.episodes import (
 from train.grpo_recipe import GRPOError, GRPORecipe, grpo_arguments
 from train.policies import StreamPolicy, ViewStore
 from train.rollouts import Generation, Rollouts
-from train.rows import Collator
 from train.sharding import keep_positions_exact
 from train.stage import prepare_model
 from train.stopping import Interrupted, interruptible

@@ -21,6 +21,7 @@ optimiser to the host; DeepSpeed's stage 3 offload takes weights along where its
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,6 +65,23 @@ class Step:
     saved_vision: float
     head: float
     peak: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank. other: the reference model, vLLM's share, the rollouts' caches, by name. gpu: of the GPU."""
+
+    sharding: Sharding
+    precision: Precision
+    held: Held
+    step: Step
+    other: Mapping[str, float]
+    total: float
+    gpu: float | None
+
+    @property
+    def fits(self) -> bool | None:
+        return None if self.gpu is None else self.total <= self.gpu
 
 
 def held(parts: Parts, precision: Precision, sharding: Sharding) -> Held:

@@ -18,10 +18,11 @@ import torch
 
 from rewards.base import Scene
 from rewards.mix import RewardMix, RewardTerm
+from train.collate import Collator
 from train.episodes import Judged, TurnRow, advantages, has_spread, turn_rows
 from train.policies import Limits, StreamPolicy, Task
 from train.pool import SamplePool
-from train.rows import Collator, Item
+from train.rows import Item
 from whilst.backbones.base import Backbone, ban_vision_tokens, freeze_vision
 from whilst.checkpoint import Checkpoint, load_checkpoint
 from whilst.clips import segment_clips

@@ -10,7 +10,6 @@ here (whilst/backbones/published.py). Formulas and how they are checked: train/m
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
-from train.flops import Flops, forward_flops, step_flops
+from train.flops import Flops, Work, forward_flops, step_flops
 from train.grpo_recipe import GRPORecipe, contract_of, render_config
-from train.memory import RESERVE, Held, Precision, Sharding, Step, held, step_bytes
+from train.memory import RESERVE, Held, Memory, Precision, Sharding, held, step_bytes
 from train.plan_rows import Nominal, Rows, first_rows
 from train.plan_warnings import warnings_of
 from train.rows import Limits, Thoughts
@@ -81,41 +80,6 @@ class Parameters:
     @property
     def frozen(self) -> int:
         return self.total - self.trainable
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of one rank. other: the reference model, vLLM's share, the rollouts' caches, by name. gpu: of the GPU."""
-
-    sharding: Sharding
-    precision: Precision
-    held: Held
-    step: Step
-    other: Mapping[str, float]
-    total: float
-    gpu: float | None
-
-    @property
-    def fits(self) -> bool | None:
-        return None if self.gpu is None else self.total <= self.gpu
-
-
-@dataclass(frozen=True)
-class Work:
-    """Updates and what they cost. steps: None where nobody can know yet. rollout: operations of one's rollouts."""
-
-    ranks: int
-    rows_a_step: float
-    accumulation: int
-    steps: int | None
-    why_no_steps: str
-    flops: Flops
-    rollout: float
-    gpu_hours: float | None
-
-    @property
-    def flops_a_step(self) -> float:
-        return self.flops.total + self.rollout
 
 
 @dataclass(frozen=True)

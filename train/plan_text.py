@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from train.flops import Work
 from train.grpo_recipe import GRPORecipe
-from train.memory import RESERVE
-from train.plan import GPUS, Memory, Options, Plan, Rollout, Rows, Work, plan
+from train.memory import RESERVE, Memory
+from train.plan import GPUS, Options, Plan, Rollout, Rows, plan
 from train.plan_rows import Nominal
 from train.plan_start import find_start
 from train.sft import SFTRecipe

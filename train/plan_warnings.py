@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from train.flops import tower_is_run_backwards
+from train.flops import Work, tower_is_run_backwards
 from train.grpo_recipe import GRPORecipe
+from train.memory import Memory
 from train.plan_rows import Approximate, Rows
 from train.sizes import Sizes
 from train.stage import StageError, TrainRecipe
 from train.vllm_policy import PolicyError, check_servable
 from whilst.backbones.base import VisionSpec
 from whilst.render import RenderConfig, Renderer
-
-if TYPE_CHECKING:
-    from train.plan import Memory, Work
 
 LONG = 500  # updates without a checkpoint between them
 

@@ -22,12 +22,13 @@ from trl import SFTConfig, SFTTrainer
 
 from train.attempt import attempt, claim, is_main
 from train.checkpoints import Resumable, WholeCheckpoints, save_final
+from train.collate import Collator
 from train.dropping import Dropping, DropSimilar, Epochs
 from train.dropping import check as check_dropping
 from train.losses import Decisions, SFTLoss, total_count
 from train.prepare import Rows, measure, rejected
 from train.reporting import prepare_reporting
-from train.rows import Collator, DataError, Item, Limits, Rejected, Thoughts, pack
+from train.rows import DataError, Item, Limits, Rejected, Thoughts, pack
 from train.sharding import sharding_arguments, spread_model, switch_fsdp2_on
 from train.stage import (
     TrainRecipe,

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from tests.streams import FPS, HEIGHT, WIDTH, frames, rows_of, stream, timeline, views_of
+from train.collate import Collator
 from train.dropping import Dropping, DroppingError, DropSimilar, Epochs, staying
-from train.rows import Collator, Item
+from train.rows import Item
 from train.sft import DataSettings, SFTRecipe, build_trainer, run
 from train.stage import ModelSettings, OptimSettings
 from whilst.backbones.base import Backbone, BackboneError

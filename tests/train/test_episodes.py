@@ -12,6 +12,7 @@ from trl.trainer.utils import add_fused_lm_head
 from rewards.mix import Mixed
 from tests.streams import FPS, clips_of, timeline
 from tests.whilst.test_equivalence import CONFIGS
+from train.collate import Collator
 from train.episodes import (
     Judged,
     TurnRow,
@@ -26,7 +27,7 @@ from train.episodes import (
     turn_rows,
 )
 from train.policies import Limits, StreamPolicy, Task
-from train.rows import Collator, DataError
+from train.rows import DataError
 from whilst.backbones.base import Backbone, ban_vision_tokens, load
 from whilst.clips import SegmentClip
 from whilst.episode import Episode, Turn

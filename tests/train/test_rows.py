@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.streams import HEIGHT, WIDTH, clips_of, frames, timeline
-from train.rows import Collator, DataError, Item, Limits, load_items, pack, pack_rows, pad_tokens, with_thoughts
+from train.collate import Collator, pad_tokens
+from train.rows import DataError, Item, Limits, load_items, pack, pack_rows, with_thoughts
 from train.sft import DataSettings
 from whilst.attention import unpack_mask
 from whilst.backbones.base import Backbone

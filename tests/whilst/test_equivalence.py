@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from tests.streams import clips_of, forced, one_pass, rows_of, said, stream, timeline, trained, views_of
-from train.rows import Collator, Item
+from train.collate import Collator
+from train.rows import Item
 from whilst.backbones.base import Backbone
 from whilst.clips import SegmentClip, View
 from whilst.render import IGNORE, RenderConfig, Renderer, TokenRow

@@ -14,7 +14,8 @@ from transformers import AutoModelForImageTextToText
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from tests.streams import clips_of, frames, one_pass, rows_of, timeline, views_of
-from train.rows import Collator, Item
+from train.collate import Collator
+from train.rows import Item
 from whilst.attention import build_mask
 from whilst.backbones.base import (
     Backbone,
