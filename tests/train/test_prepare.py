@@ -213,6 +213,22 @@ def test_measuring_goes_on_where_it_was_stopped(
         measure(rows_of(samples, renderer, 0.0), keep)
 
 
+def test_a_part_grows_on_the_disk_while_its_rank_works(
+    samples: Path, renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a kill costs what was measured since the last time, and no more."""
+    part, found, there = tmp_path / ".prepared" / "0.json", prepare._found, list[int]()
+
+    def look(rows: Rows, sample: int, count: Any) -> prepare.Found:
+        there.append(len(json.loads(part.read_text())["samples"]) if part.exists() else 0)
+        return found(rows, sample, count)
+
+    monkeypatch.setattr(prepare, "_found", look)
+    monkeypatch.setattr(prepare, "SAVE", 0.0)
+    measure(rows_of(samples, renderer, 0.0), tmp_path / "prepared.json")
+    assert there == [0, 1, 2, 3, 4, 5]
+
+
 def test_it_says_how_far_it_is_and_that_the_run_is_not_lost(
     samples: Path, renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
