@@ -271,7 +271,7 @@ def _folder(path: Path) -> tuple[list[Path], float]:
         raise VideoError(f'{clock} is missing: images have no clock of their own; write {{"fps": <number>}} into it')
     try:
         fps = json.loads(clock.read_text())["fps"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
         raise VideoError(f'{clock}: must be {{"fps": <number>}}: {error!r}') from error
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not (math.isfinite(fps) and fps > 0):
         raise VideoError(f"{clock}: fps must be a positive number, not {fps!r}")

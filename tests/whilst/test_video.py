@@ -412,6 +412,14 @@ def test_a_bad_folder_is_named_with_its_fix(tmp_path: Path) -> None:
             read_frames(folder, fps=4.0)
 
 
+@pytest.mark.parametrize("clock", [b'{"fps": 2', b'{"fps": "\xff"}', b"[" * 100_000], ids=["cut", "no UTF-8", "nested"])
+def test_a_damaged_clock_is_of_its_folder_alone(tmp_path: Path, clock: bytes) -> None:
+    folder = write_folder(tmp_path / "a", 3)
+    (folder / "frames.json").write_bytes(clock)
+    with pytest.raises(VideoError, match=r"frames\.json: must be"):
+        read_frames(folder, fps=4.0)
+
+
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     with pytest.raises(VideoError, match="at least one image"):
