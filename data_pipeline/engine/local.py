@@ -47,6 +47,10 @@ def run_local(recipe: SynthRecipe, phases: list[list[Job]], advance: Callable[[i
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
+            # Nothing is left to do. Asked to end, workers would take turns at a queue, and wait for ever for one that
+            # was killed in its turn.
+            for worker in list((pool._processes or {}).values()):
+                worker.kill()
 
 
 @contextmanager
