@@ -1,6 +1,6 @@
 """How long `whilst` takes to start: the help of every command, and the plan of a small recipe.
 
-Claim: `whilst --help` takes at most a quarter of the time that Python takes to import torch: cli.py loads neither torch
+Claim: `whilst --help` takes at most a quarter of the time that Python takes to import torch: the door loads neither torch
 nor any stage before a command needs it. It then stays under half a second (`seconds` in the details says what was
 measured here). The help of each command is in the table and the details, the slowest by name.
 

@@ -28,6 +28,7 @@ from whilst.recipe import stage_of
 from whilst.visibility import RULES
 
 ROOT = Path(__file__).parents[1]
+DOOR = ROOT / "whilst" / "cli"
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.name != FRAGMENT)
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
@@ -45,16 +46,21 @@ def recipe_id(path: Path) -> str:
 # ---- Arrows.
 
 
-def imports(file: Path) -> set[str]:
-    """The top packages that a file imports, anywhere in it."""
+def modules(file: Path) -> set[str]:
+    """All that a file imports, anywhere in it: modules, and what is taken from them, with its module's name."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: write imports from the top"
-            found.add((node.module or "").partition(".")[0])
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def imports(file: Path) -> set[str]:
+    """The top packages that a file imports, anywhere in it."""
+    return {name.partition(".")[0] for name in modules(file)}
 
 
 @pytest.mark.parametrize(
@@ -73,14 +79,28 @@ def test_arrows_run_one_way(package: str, may: set[str]) -> None:
 
 
 def test_only_the_door_loads_stages_by_name() -> None:
-    users = {file.name for file in (ROOT / "whilst").rglob("*.py") if "importlib" in imports(file)}
-    assert users == {"cli.py"}
+    users = {file for file in (ROOT / "whilst").rglob("*.py") if "importlib" in imports(file)}
+    assert users == {DOOR / "door.py"}
+
+
+def through_the_door(file: Path) -> set[str]:
+    """What a file imports of the door, through which it could load any stage."""
+    return {name for name in modules(file) if f"{name}.".startswith("whilst.cli.")}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nobody_inside_goes_through_the_door(package: str) -> None:
+    for file in (ROOT / package).rglob("*.py"):
+        wrong = set() if DOOR in file.parents else through_the_door(file)
+        assert not wrong, f"{file} imports {wrong}"
 
 
 def test_the_check_of_arrows_sees_imports_inside_functions(tmp_path: Path) -> None:
     file = tmp_path / "bad.py"
-    file.write_text("def late():\n    from train.sft import run\n    import evaluation.run\n")
-    assert imports(file) == {"train", "evaluation"}
+    file.write_text(
+        "def late():\n    from train.sft import run\n    import evaluation.run\n    from whilst import cli\n"
+    )
+    assert imports(file) == {"train", "evaluation", "whilst"} and through_the_door(file) == {"whilst.cli"}
 
 
 # ---- Installation.

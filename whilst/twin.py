@@ -11,7 +11,7 @@ under tests/.
 Reinforcement needs a start that is right sometimes: all replies of random weights score the same, and such a group
 teaches nothing. So the SFT before it is trained on the same few samples until its replies are like theirs (`START`).
 
-This module says which recipes are run, under which overrides; whilst/cli.py runs them.
+This module says which recipes are run, under which overrides; whilst/cli/train.py runs them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which stage of the demo comes after which. What the demo does with processes is tested in test_cli.py."""
+"""Which stage of the demo comes after which. What the demo does with processes is tested in cli/test_evaluate.py."""
 
 from pathlib import Path
 
