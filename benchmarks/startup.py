@@ -1,7 +1,7 @@
 """How long `whilst` takes to start: the help of every command, and the plan of a small recipe.
 
-Claim: `whilst --help` takes at most a quarter of the time that Python takes to import torch: the door loads neither torch
-nor any stage before a command needs it. It then stays under half a second (`seconds` in the details says what was
+Claim: `whilst --help` takes at most a quarter of the time that Python takes to import torch: the door loads neither
+torch nor any stage before a command needs it. It then stays under half a second (`seconds` in the details says what was
 measured here). The help of each command is in the table and the details, the slowest by name.
 
 Baseline: `python -c "import torch"` with the same interpreter and environment, from the same compiled files. Every
