@@ -8,14 +8,12 @@ disk or a hand has damaged it since, which is found when it is read. docs/CHECKP
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +30,7 @@ from train.stopping import Preempted
 from train.together import from_rank_0, together
 from whilst import __version__
 from whilst.checkpoint import CONTRACT, Contract
-from whilst.files import sync, write_whole
+from whilst.files import fingerprints, flush, sync, write_whole
 from whilst.recipe import save_resolved
 
 MANIFEST = "manifest.json"
@@ -40,7 +38,6 @@ SCHEMA = "whilst.checkpoint/1"
 PREFIX = "checkpoint-"
 PART = ".saving-"  # folders that are being written; what a killed run leaves of them is removed by the next
 OLD = ".removing-"  # checkpoints that are being removed: never a torn folder under a checkpoint's name
-THREADS = min(8, os.cpu_count() or 1)
 
 
 class CheckpointError(StageError):
@@ -190,29 +187,9 @@ def load_strictly(trainer: Any, checkpoint: str) -> bool:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def fingerprints(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, str]]:
-    """(bytes, sha256) of files. Several at a time: hashing leaves Python's lock alone."""
-
-    def one(name: str) -> tuple[int, str]:
-        with (folder / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-            return os.fstat(file.fileno()).st_size, found
-
-    names = list(names)
-    with ThreadPoolExecutor(THREADS) as threads:
-        return dict(zip(names, threads.map(one, names), strict=True))
-
-
 def contents(folder: Path) -> list[str]:
     """All files in a folder and below it."""
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-
-
-def flush(folder: Path) -> None:
-    """Have all files in a folder, and the folder, reach the disk; files several at a time."""
-    paths = [folder, *folder.rglob("*")]
-    with ThreadPoolExecutor(THREADS) as threads:
-        list(threads.map(sync, paths))
 
 
 def publish(part: Path, final: Path, manifest: Manifest) -> None:

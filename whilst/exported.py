@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from whilst import __version__
-from whilst.files import sync
+from whilst.files import fingerprints, flush, sync
 
 FILE = "export.json"
 SCHEMA = "whilst.export/1"
@@ -51,12 +50,6 @@ class Exported:
         return sum(file.size for file in self.files.values())
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def listing(exported: Exported) -> list[str]:
     """Its files as lines: bytes, the first of the SHA-256, name."""
     width = max(len(f"{file.size:,}") for file in exported.files.values())
@@ -86,15 +79,14 @@ def writing(out: Path, kind: Kind, *, overwrite: bool = False, private: tuple[st
     try:
         yield part
         _check_private(part, private)
-        files = {name: File(path.stat().st_size, digest(path)) for name, path in _files(part).items()}
+        files = {name: File(*found) for name, found in fingerprints(part, _files(part)).items()}
         listed = {"schema": SCHEMA, "kind": kind, "version": __version__}
         listed_files = {name: asdict(file) for name, file in files.items()}
         (part / FILE).write_text(json.dumps({**listed, "files": listed_files}, indent=1) + "\n", encoding="utf-8")
         for path in part.rglob("*"):
             if path.is_file():
                 path.chmod(0o644)  # safetensors writes for the owner alone
-            sync(path)
-        sync(part)
+        flush(part)
         old = out.parent / f".{out.name}.{os.getpid()}.old"
         if out.exists():
             os.rename(out, old)
@@ -124,11 +116,8 @@ def read_exported(folder: Path) -> Exported:
     there.pop(FILE)
     wrong = [f"{name} is missing" for name in files if name not in there]
     wrong += [f"{name} is not listed" for name in there if name not in files]
-    wrong += [
-        f"{name} was changed"
-        for name, path in there.items()
-        if name in files and (path.stat().st_size != files[name].size or digest(path) != files[name].sha256)
-    ]
+    found_now = fingerprints(folder, [name for name in there if name in files])
+    wrong += [f"{name} was changed" for name, now in found_now.items() if File(*now) != files[name]]
     if wrong:
         raise ExportError(f"{folder}: not what was exported: {'; '.join(wrong)}; export it again with --overwrite")
     return exported

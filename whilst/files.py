@@ -1,9 +1,15 @@
-"""Files that are either whole or not there: written under another name, on the disk, then renamed."""
+"""Files that are either whole or not there: written under another name, on the disk, then renamed; and what proves that
+they still are what was written."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+THREADS = min(8, os.cpu_count() or 1)
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
@@ -28,3 +34,24 @@ def sync(path: str | Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def flush(folder: Path) -> None:
+    """Have all files in a folder, and the folder, reach the disk; several at a time."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(sync, [folder, *folder.rglob("*")]))
+
+
+def fingerprint(path: Path) -> tuple[int, str]:
+    """(bytes, sha256) of a file."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        return os.fstat(file.fileno()).st_size, found
+
+
+def fingerprints(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, str]]:
+    """(bytes, sha256) of files, by their names relative to `folder`. Several at a time: hashing leaves Python's lock
+    alone."""
+    names = list(names)
+    with ThreadPoolExecutor(THREADS) as threads:
+        return dict(zip(names, threads.map(lambda name: fingerprint(folder / name), names), strict=True))

@@ -22,7 +22,8 @@ import httpx
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from whilst.exported import FILE, Exported, File, digest, listing
+from whilst.exported import FILE, Exported, File, listing
+from whilst.files import fingerprint
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -305,7 +306,7 @@ def _passes(error: BaseException, status: int | None) -> bool:
 
 def _wanted(exported: Exported) -> dict[str, File]:
     listed = exported.folder / FILE
-    return {**exported.files, FILE: File(listed.stat().st_size, digest(listed))}
+    return {**exported.files, FILE: File(*fingerprint(listed))}
 
 
 def _type(exported: Exported) -> Literal["model", "dataset"]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.source import SynthError
-from whilst.files import sync
+from whilst.files import fingerprints, sync
 
 SCHEMA = "whilst.manifest/1"
 
@@ -73,16 +73,9 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def fingerprint(path: Path) -> tuple[int, str]:
-    """(bytes, sha256) of a file."""
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    return path.stat().st_size, found
-
-
 def write_manifest(folder: Path, name: str, key: str, files: Sequence[str], figures: Mapping[str, Any]) -> Manifest:
     """Seal a job: fingerprint its files and write `name`. Call it when all of them are in place."""
-    manifest = Manifest(key, {file: fingerprint(folder / file) for file in sorted(files)}, figures)
+    manifest = Manifest(key, fingerprints(folder, sorted(files)), figures)
     text = json.dumps({"schema": SCHEMA} | asdict(manifest), ensure_ascii=False, indent=1) + "\n"
     write_text(folder, name, text)
     return manifest
@@ -106,7 +99,6 @@ def read_manifest(folder: Path, name: str, key: str) -> Manifest | None:
             "write to another output, or remove this one"
         )
     files = {file: (size, found) for file, (size, found) in record["files"].items()}
-    for file, known in files.items():
-        if not (folder / file).is_file() or fingerprint(folder / file) != known:
-            return None
+    if not all((folder / file).is_file() for file in files) or fingerprints(folder, files) != files:
+        return None
     return Manifest(record["key"], files, record["figures"])

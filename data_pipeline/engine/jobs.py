@@ -18,7 +18,7 @@ from data_pipeline.engine import finish, inputs
 from data_pipeline.engine.build import Outcome, build, in_order, outcome_from_json
 from data_pipeline.engine.decisive import base_key
 from data_pipeline.engine.export import export_shard
-from data_pipeline.engine.files import Manifest, committing, digest, fingerprint, read_manifest, write_manifest
+from data_pipeline.engine.files import Manifest, committing, digest, read_manifest, write_manifest
 from data_pipeline.engine.publish import Published, filtered, write_shard
 from data_pipeline.engine.recipe import SynthRecipe
 from data_pipeline.engine.shards import read_shard
@@ -26,6 +26,7 @@ from data_pipeline.engine.tally import yield_json
 from data_pipeline.engine.tools import Tools
 from data_pipeline.filters.guess import Guesser
 from data_pipeline.source import Source, SynthError, scan_sources
+from whilst.files import fingerprint
 from whilst.sample import SampleError, json_lines
 
 

@@ -27,7 +27,6 @@ from train.checkpoints import (
     CheckpointError,
     Manifest,
     contents,
-    fingerprints,
     last_checkpoint,
     prune,
     publish,
@@ -40,6 +39,7 @@ from train.checkpoints import (
 from train.sft import DataSettings, SFTRecipe, build_trainer, run
 from train.stage import ModelSettings, OptimSettings, StageError
 from whilst.checkpoint import CONTRACT
+from whilst.files import fingerprints
 from whilst.runs import read_run
 
 
@@ -97,12 +97,6 @@ def test_a_manifest_names_every_file_with_its_size_and_content(done: Path) -> No
     assert (manifest.step, manifest.ranks, manifest.batch) == (4, 1, 1)
     assert manifest.bytes == sum((done / "checkpoint-4" / name).stat().st_size for name in manifest.files)
     assert not list(done.glob(f"{PART}*")) and not list(done.glob(f"{OLD}*"))
-
-
-def test_sha256_of_a_known_file(tmp_path: Path) -> None:
-    (tmp_path / "abc").write_text("abc")
-    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert fingerprints(tmp_path, ["abc"]) == {"abc": (3, digest)}
 
 
 def truncate(folder: Path) -> None:

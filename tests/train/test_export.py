@@ -19,7 +19,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from data_pipeline.share import export_samples
 from train import sft
-from train.checkpoints import Manifest, contents, fingerprints, publish
+from train.checkpoints import Manifest, contents, publish
 from train.export import ExportSettings, export_run
 from train.sft import DataSettings, SFTRecipe
 from train.sharding import MODEL_SHARDS
@@ -27,6 +27,7 @@ from train.stage import LoraSettings, ModelSettings, OptimSettings
 from whilst.backbones.base import VISION_TOKENS, load
 from whilst.checkpoint import CONTRACT, NOT_PUBLISHED, read_contract
 from whilst.exported import ExportError, read_exported
+from whilst.files import fingerprints
 from whilst.render import RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, read_samples, write_jsonl
 from whilst.session import StreamSession

@@ -15,11 +15,12 @@ from tests.conftest import FAMILIES
 from tests.train import grpo_runs
 from tests.train.grpo_runs import KV, PACKED, grpo_recipe, logged, run_and_kill, run_apart, sft_folder, weights
 from tests.train.zygote import Zygote
-from train.checkpoints import MANIFEST, PART, contents, fingerprints, last_checkpoint, publish, read_manifest
+from train.checkpoints import MANIFEST, PART, contents, last_checkpoint, publish, read_manifest
 from train.episodes import PER_TURN
 from train.grpo import run
 from train.grpo_recipe import GRPOError, LossSettings
 from train.stage import LoraSettings, ModelSettings
+from whilst.files import fingerprints
 
 pytestmark = pytest.mark.usefixtures("rewards_of_tests")
 rewards_of_tests = grpo_runs.rewards_of_tests
