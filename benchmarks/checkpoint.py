@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from benchmarks._measure import last_line, one_thread, paired_ratio, table
-from train.checkpoints import last_checkpoint, load_strictly, read_manifest
+from train.checkpoint_files import last_checkpoint, read_manifest
+from train.checkpoints import load_strictly
 from train.sft import DataSettings, SFTRecipe, StreamingSFTTrainer, build_trainer
 from train.stage import ModelSettings, OptimSettings
 from whilst.backbones.tiny import build_tiny

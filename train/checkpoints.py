@@ -1,21 +1,13 @@
-"""Checkpoints that are whole or not there, and the one that a run goes on from.
-
-A checkpoint is written under another name, by all ranks; its files reach the disk; a manifest with the size and the
-sha256 of each is written last; then one rename makes it `checkpoint-N`. So a folder of that name is whole unless its
-disk or a hand has damaged it since, which is found when it is read. docs/CHECKPOINTS.md has the whole contract.
-"""
+"""How ranks write a checkpoint together, and go on from one. What it is on the disk: train/checkpoint_files.py."""
 
 from __future__ import annotations
 
 import errno
-import json
-import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from socket import gethostname
 from typing import Any
@@ -23,111 +15,26 @@ from typing import Any
 from accelerate.utils import gather_object
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback
-from transformers.utils import cached_file
 
-from train.stage import StageError, TrainRecipe
+from train.checkpoint_files import (
+    MANIFEST,
+    PART,
+    PREFIX,
+    CheckpointError,
+    Manifest,
+    checkpoints,
+    contents,
+    last_checkpoint,
+    prune,
+    publish,
+    read_manifest,
+    sweep,
+)
+from train.stage import StageError
 from train.stopping import Preempted
 from train.together import from_rank_0, together
 from whilst import __version__
-from whilst.checkpoint import CONTRACT, Contract
-from whilst.files import fingerprints, flush, sync, write_whole
-from whilst.recipe import save_resolved
-
-MANIFEST = "manifest.json"
-SCHEMA = "whilst.checkpoint/1"
-PREFIX = "checkpoint-"
-PART = ".saving-"  # folders that are being written; what a killed run leaves of them is removed by the next
-OLD = ".removing-"  # checkpoints that are being removed: never a torn folder under a checkpoint's name
-
-
-class CheckpointError(StageError):
-    """Checkpoints that cannot be written, read or gone on from; names the folder and the fix."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a checkpoint holds. ranks: how many wrote it; batch: samples (GRPO: groups) that an update, or generation,
-    takes over all ranks; files: (bytes, sha256) by path relative to the folder."""
-
-    step: int
-    ranks: int
-    batch: int
-    version: str
-    files: Mapping[str, tuple[int, str]]
-
-    @property
-    def bytes(self) -> int:
-        return sum(size for size, _ in self.files.values())
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-def checkpoints(output: str | Path) -> dict[int, Path]:
-    """Folders of a run that are called like a checkpoint, by step, the newest first."""
-    found = {p.name.removeprefix(PREFIX): p for p in Path(output).glob(f"{PREFIX}*") if p.is_dir()}
-    return {int(n): found[n] for n in sorted((n for n in found if n.isdigit()), key=int, reverse=True)}
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """What a checkpoint says it holds. CheckpointError where it says nothing, or nothing that can be understood."""
-    file = folder / MANIFEST
-    if not file.is_file():
-        raise CheckpointError(f"{folder}: it has no {MANIFEST}, so it is not whole")
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if record.pop("schema", None) != SCHEMA:
-            raise ValueError(f"not of schema {SCHEMA}")
-        record["files"] = {str(name): (int(size), str(found)) for name, (size, found) in record["files"].items()}
-        return Manifest(**record)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{file}: {error}") from error
-
-
-def verify(folder: Path) -> Manifest:
-    """The manifest of a checkpoint whose files are all as it says: sizes first, then contents.
-
-    Raises:
-        CheckpointError: the first file that is missing or other than when it was saved: expected and found.
-    """
-    manifest = read_manifest(folder)
-    for name, (size, _) in manifest.files.items():
-        file = folder / name
-        if not file.is_file():
-            raise CheckpointError(f"{file}: missing; expected {size} bytes")
-        if file.stat().st_size != size:
-            raise CheckpointError(f"{file}: expected {size} bytes, found {file.stat().st_size}")
-    found = fingerprints(folder, manifest.files)
-    for name, (_, expected) in manifest.files.items():
-        if found[name][1] != expected:
-            raise CheckpointError(
-                f"{folder / name}: expected sha256 {expected[:12]}..., found {found[name][1][:12]}..."
-            )
-    return manifest
-
-
-def last_checkpoint(output: str | Path) -> Path | None:
-    """The newest whole checkpoint of a run; damaged ones are passed over, saying which file is wrong. None where the
-    run has none yet.
-
-    Raises:
-        CheckpointError: there are checkpoints, and none is whole. Work must not be lost by starting anew in silence.
-    """
-    found = checkpoints(output)
-    for folder in found.values():
-        try:
-            verify(folder)
-        except CheckpointError as error:
-            print(f"{error}: {folder.name} is passed over", file=sys.stderr, flush=True)
-        else:
-            return folder
-    if found:
-        listed = ", ".join(folder.name for folder in found.values())
-        raise CheckpointError(
-            f"{output}: none of its checkpoints ({listed}) is whole, see above; put one back from a copy, or, to start "
-            f"anew, remove them or give another output"
-        )
-    return None
+from whilst.files import fingerprints, flush, write_whole
 
 
 def resume_point(trainer: WholeCheckpoints) -> Path | None:
@@ -182,44 +89,6 @@ def load_strictly(trainer: Any, checkpoint: str) -> bool:
     saved = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=trainer.model.dtype)
     trainer.model.load_state_dict(saved.state_dict(), strict=True)
     return True
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
-def contents(folder: Path) -> list[str]:
-    """All files in a folder and below it."""
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-
-
-def publish(part: Path, final: Path, manifest: Manifest) -> None:
-    """Give a folder whose files have reached the disk its manifest and its name. A damaged folder of that name goes."""
-    write_whole(part / MANIFEST, json.dumps({"schema": SCHEMA, **asdict(manifest)}, indent=1) + "\n")
-    if final.exists():
-        remove(final)
-    os.replace(part, final)
-    sync(final.parent)
-
-
-def remove(folder: Path) -> None:
-    """Remove a checkpoint: a kill in the middle leaves nothing under its name."""
-    old = folder.with_name(f"{OLD}{folder.name}-{secrets.token_hex(4)}")
-    os.replace(folder, old)
-    shutil.rmtree(old)
-
-
-def sweep(output: Path) -> None:
-    """Remove what killed attempts were writing or removing."""
-    for left in (*output.glob(f"{PART}*"), *output.glob(f"{OLD}*")):
-        shutil.rmtree(left)
-
-
-def prune(output: Path, keep: int | None, step: int) -> None:
-    """Remove all but the newest `keep` checkpoints up to the one of `step`, which has just become whole. Newer ones
-    were passed over as damaged: they stay for a look until training comes to their step."""
-    older = [folder for number, folder in checkpoints(output).items() if number <= step]
-    for folder in older[keep:] if keep is not None else ():
-        remove(folder)
 
 
 def check_space(output: Path, needed: int) -> None:
@@ -279,7 +148,7 @@ def shared_part(trainer: Any, output: Path, needed: int) -> Iterator[Path]:
 
 
 @contextmanager
-def _failing(trainer: Any) -> Iterator[None]:
+def failing(trainer: Any) -> Iterator[None]:
     """As `together`; but where writing itself waits for other ranks (shards), a rank that fails must end at once: its
     launcher then ends the others."""
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
@@ -332,7 +201,7 @@ class WholeCheckpoints(Trainer):
             folder = part / f"{PREFIX}{step}"
             self._part = part
             try:
-                with _failing(self):
+                with failing(self):
                     Trainer._save_checkpoint(self, model, trial)
                     self.save_beside(folder)
             finally:
@@ -365,14 +234,14 @@ class WholeCheckpoints(Trainer):
         for folder in checkpoints(self.output).values():
             if (folder / MANIFEST).is_file():
                 return read_manifest(folder).bytes
-        return sum(_bytes(p) + (8 * _bytes(p) // p.element_size() if p.requires_grad else 0) for p in _weights(self))
+        assert self.model is not None
+        parameters = list(self.model.parameters())
+        moments = [8 * parameter_bytes(p) // p.element_size() for p in parameters if p.requires_grad]
+        return sum(moments) + sum(map(parameter_bytes, parameters))
 
 
-def _weights(trainer: Any) -> list[Any]:
-    return list(trainer.model.parameters())
-
-
-def _bytes(parameter: Any) -> int:
+def parameter_bytes(parameter: Any) -> int:
+    """Bytes of a whole parameter, wherever its parts lie."""
     return int(getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size())  # ZeRO-3 keeps parts
 
 
@@ -383,37 +252,3 @@ class Resumable(TrainerCallback):
         run = sys.modules["wandb"].run if "wandb" in sys.modules else None
         if run is not None and state.is_world_process_zero:
             write_whole(Path(args.output_dir, "wandb_run_id"), run.id)
-
-
-# --- the final model --------------------------------------------------------------------------------------------------
-
-
-def save_final(trainer: Any, recipe: TrainRecipe, contract: Contract) -> None:
-    """The trained model as an ordinary HF folder, with the base's processor files and the streaming contract.
-
-    Written elsewhere first. The contract, without which nothing loads the folder, goes first and comes back last.
-    """
-    out, main = Path(recipe.output), trainer.is_world_process_zero()
-    with shared_part(trainer, out, sum(_bytes(p) for p in _weights(trainer) if p.requires_grad)) as part:
-        with _failing(trainer):
-            if trainer.is_fsdp_enabled:  # its checkpoints stay in shards
-                trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-            trainer.save_model(str(part))
-            if main:
-                trainer.state.save_to_json(str(part / "trainer_state.json"))
-                for name in ("preprocessor_config.json", "video_preprocessor_config.json", "chat_template.jinja"):
-                    file = cached_file(recipe.model.path, name, _raise_exceptions_for_missing_entries=False)
-                    if file is not None:
-                        shutil.copy(file, part / name)
-                save_resolved(contract, part / CONTRACT)
-                flush(part)
-        with together(CheckpointError):
-            if main:
-                (out / CONTRACT).unlink(missing_ok=True)
-                sync(out)
-                for made in part.iterdir():
-                    if made.name != CONTRACT:
-                        os.replace(made, out / made.name)
-                sync(out)
-                os.replace(part / CONTRACT, out / CONTRACT)
-                sync(out)

@@ -18,7 +18,7 @@ import yaml  # type: ignore[import-untyped]
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
-from train.checkpoints import checkpoints, last_checkpoint, verify
+from train.checkpoint_files import checkpoints, last_checkpoint, verify
 from train.export_weights import Source, check_weights, generation, trained_model, untie, write_adapter
 from train.model_card import Facts, card, figures
 from whilst.checkpoint import CONTRACT, HUB_ID, NOT_PUBLISHED, Contract, read_contract

@@ -21,10 +21,11 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from train.attempt import attempt, claim, is_main
-from train.checkpoints import Resumable, WholeCheckpoints, save_final
+from train.checkpoints import Resumable, WholeCheckpoints
 from train.collate import Collator
 from train.dropping import Dropping, DropSimilar, Epochs
 from train.dropping import check as check_dropping
+from train.final import save_final
 from train.losses import Decisions, SFTLoss, total_count
 from train.prepare import Rows, measure, rejected
 from train.reporting import prepare_reporting

@@ -20,7 +20,7 @@ import pytest
 from rewards.registry import REWARDS
 from tests.train.grpo_runs import FPS, KV, PACKED, TEST_REWARDS, grpo_recipe, sft_folder, write_samples
 from tests.train.zygote import Fault, Finished, Zygote
-from train.checkpoints import PART, checkpoints, verify
+from train.checkpoint_files import PART, checkpoints, verify
 from train.grpo_recipe import LossSettings
 from train.sft import DataSettings, SFTRecipe
 from train.stage import ModelSettings, OptimSettings

@@ -20,22 +20,24 @@ from tests.train.grpo_runs import FPS, PACKED, write_samples
 from train import checkpoints as store
 from train import sft
 from train.attempt import claim
-from train.checkpoints import (
+from train.checkpoint_files import (
     MANIFEST,
     OLD,
     PART,
     CheckpointError,
     Manifest,
+    checkpoints,
     contents,
     last_checkpoint,
     prune,
     publish,
     read_manifest,
     remove,
-    resume_point,
-    save_final,
+    sweep,
     verify,
 )
+from train.checkpoints import out_of_space, resume_point
+from train.final import save_final
 from train.sft import DataSettings, SFTRecipe, build_trainer, run
 from train.stage import ModelSettings, OptimSettings, StageError
 from whilst.checkpoint import CONTRACT
@@ -181,13 +183,13 @@ def test_an_old_one_goes_when_the_new_one_is_whole_and_not_before(
     seen = []
 
     def watched(part: Path, final: Path, manifest: Manifest) -> None:
-        seen.append((manifest.step, sorted(store.checkpoints(final.parent))))
+        seen.append((manifest.step, sorted(checkpoints(final.parent))))
         publish(part, final, manifest)
 
     monkeypatch.setattr(store, "publish", watched)
     run(replace(recipe, output=str(tmp_path / "run"), keep_checkpoints=1))
     assert seen == [(1, []), (2, [1]), (3, [2]), (4, [3])]
-    assert list(store.checkpoints(tmp_path / "run")) == [4]
+    assert list(checkpoints(tmp_path / "run")) == [4]
 
 
 def test_steps_that_were_passed_over_count_for_nothing(tmp_path: Path) -> None:
@@ -195,10 +197,10 @@ def test_steps_that_were_passed_over_count_for_nothing(tmp_path: Path) -> None:
     for step in (2, 4, 8, 6):
         small(tmp_path, step)
     prune(tmp_path, 2, 6)
-    assert list(store.checkpoints(tmp_path)) == [8, 6, 4]
+    assert list(checkpoints(tmp_path)) == [8, 6, 4]
     prune(tmp_path, None, 8)
-    assert list(store.checkpoints(tmp_path)) == [8, 6, 4]
-    assert list(store.checkpoints(small(tmp_path, 8, "again").parent)) == [8, 6, 4]
+    assert list(checkpoints(tmp_path)) == [8, 6, 4]
+    assert list(checkpoints(small(tmp_path, 8, "again").parent)) == [8, 6, 4]
     assert (tmp_path / "checkpoint-8" / "model.safetensors").read_text() == "again"
 
 
@@ -212,8 +214,8 @@ def test_a_removal_that_is_cut_short_leaves_no_checkpoint(tmp_path: Path, monkey
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(shutil, "rmtree", killed)
         remove(tmp_path / "checkpoint-1")
-    assert not store.checkpoints(tmp_path) and last_checkpoint(tmp_path) is None
-    store.sweep(tmp_path)
+    assert not checkpoints(tmp_path) and last_checkpoint(tmp_path) is None
+    sweep(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -235,9 +237,9 @@ def test_a_full_disk_is_an_error_before_anything_is_written(
         ):
             run(recipe)
     assert {str(p): p.stat().st_mtime_ns for p in (copy / "checkpoint-2").rglob("*")} == before
-    assert list(store.checkpoints(copy)) == [2] and not list(copy.glob(f"{PART}*"))
+    assert list(checkpoints(copy)) == [2] and not list(copy.glob(f"{PART}*"))
     run(recipe)
-    assert list(store.checkpoints(copy)) == [4]
+    assert list(checkpoints(copy)) == [4]
 
 
 def test_the_first_checkpoint_is_expected_by_arithmetic(recipe: SFTRecipe, tmp_path: Path) -> None:
@@ -273,7 +275,7 @@ def test_files_are_flushed_when_all_ranks_have_written(
 ) -> None:
     """safetensors writes under a passing name and renames: another rank would flush what is no longer there."""
     order: list[str] = []
-    writing, flush = store._failing, store.flush
+    writing, flush = store.failing, store.flush
 
     @contextmanager
     def failing(trainer: object) -> Iterator[None]:
@@ -285,7 +287,7 @@ def test_files_are_flushed_when_all_ranks_have_written(
         order.append("flushed")
         flush(folder)
 
-    monkeypatch.setattr(store, "_failing", failing)
+    monkeypatch.setattr(store, "failing", failing)
     monkeypatch.setattr(store, "flush", flushed)
     build_trainer(replace(recipe, output=str(tmp_path), optim=replace(recipe.optim, steps=1))).train()
     assert order == ["all have written", "flushed"]
@@ -295,11 +297,11 @@ def test_files_are_flushed_when_all_ranks_have_written(
 def test_no_space_is_recognised_by_what_the_libraries_say(tmp_path: Path) -> None:
     with pytest.raises(OSError) as full, open("/dev/full", "wb", buffering=0) as file:
         file.write(b"x")
-    assert store.out_of_space(full.value)
+    assert out_of_space(full.value)
     with pytest.raises(RuntimeError) as torchs:
         torch.save({"x": torch.zeros(1 << 16)}, "/dev/full")
-    assert store.out_of_space(torchs.value)
-    assert not store.out_of_space(ValueError("shapes differ"))
+    assert out_of_space(torchs.value)
+    assert not out_of_space(ValueError("shapes differ"))
 
 
 # --- ranks and recipes ------------------------------------------------------------------------------------------------
@@ -341,7 +343,7 @@ def test_checkpoints_of_another_recipe_are_not_gone_on_from(recipe: SFTRecipe, c
     assert "steps" not in str(refused.value)
     assert (copy / "recipe.yaml").read_text() == before
     claim(replace(recipe, save_steps=2, log_steps=5, keep_checkpoints=None, report_to=("wandb",)))
-    for folder in store.checkpoints(copy).values():
+    for folder in checkpoints(copy).values():
         remove(folder)
     claim(other)  # nothing to mix
     assert "0.002" in (copy / "recipe.yaml").read_text()

@@ -19,7 +19,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from data_pipeline.share import export_samples
 from train import sft
-from train.checkpoints import Manifest, contents, publish
+from train.checkpoint_files import Manifest, contents, publish
 from train.export import ExportSettings, export_run
 from train.sft import DataSettings, SFTRecipe
 from train.sharding import MODEL_SHARDS

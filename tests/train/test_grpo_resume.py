@@ -15,7 +15,7 @@ from tests.conftest import FAMILIES
 from tests.train import grpo_runs
 from tests.train.grpo_runs import KV, PACKED, grpo_recipe, logged, run_and_kill, run_apart, sft_folder, weights
 from tests.train.zygote import Zygote
-from train.checkpoints import MANIFEST, PART, contents, last_checkpoint, publish, read_manifest
+from train.checkpoint_files import MANIFEST, PART, contents, last_checkpoint, publish, read_manifest
 from train.episodes import PER_TURN
 from train.grpo import run
 from train.grpo_recipe import GRPOError, LossSettings

@@ -15,7 +15,7 @@ from tests.train.grpo_runs import FPS, KV, PACKED, grpo_recipe, logged, sft_fold
 from tests.train.zygote import Fault, Zygote
 from train import grpo, sft
 from train.attempt import RECIPE
-from train.checkpoints import checkpoints, read_manifest
+from train.checkpoint_files import checkpoints, read_manifest
 from train.grpo_recipe import GRPORecipe, LossSettings
 from train.policies import StreamPolicy
 from train.sft import DataSettings, SFTRecipe

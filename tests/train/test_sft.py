@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from tests.train.zygote import Zygote
-from train import checkpoints, sft, stage
+from train import sft, stage
+from train.checkpoint_files import MANIFEST
+from train.final import save_final
 from train.losses import DecisionLoss, SFTLoss
 from train.rows import DataError
 from train.sft import DataSettings, SFTRecipe, build_trainer, run
@@ -206,7 +208,7 @@ def test_modules_that_lora_leaves_whole_move_and_load_again(recipe: SFTRecipe) -
     whole = [n for n in before if "modules_to_save" in n]
     moved = [n for n in whole if not torch.equal(before[n], after[n])]
     assert any("visual.merger" in n for n in moved) and any("lm_head" in n for n in moved) and len(whole) < len(before)
-    checkpoints.save_final(trainer, lora, sft.contract_of(lora))
+    save_final(trainer, lora, sft.contract_of(lora))
     loaded = dict(load_checkpoint(recipe.output).backbone.model.named_parameters())
     for name in moved:
         assert torch.equal(loaded[name], after[name]), name
@@ -329,7 +331,7 @@ def test_wandb_runs_offline_and_goes_on_under_its_id(recipe: SFTRecipe, forks: Z
     out = Path(logged.output)
     first = (out / "wandb_run_id").read_text()
     assert len(list(out.glob(f"wandb/offline-run-*{first}"))) == 1
-    (out / "checkpoint-4" / checkpoints.MANIFEST).unlink()
+    (out / "checkpoint-4" / MANIFEST).unlink()
     (done,) = forks.start(logged, env=environment).wait()
     assert done.code == 0, done.output[-3000:]
     assert (out / "wandb_run_id").read_text() == first
