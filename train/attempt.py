@@ -18,7 +18,8 @@ from typing import Any
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from train.checkpoints import PREFIX, WholeCheckpoints, checkpoints, resume_point, sweep
+from train.checkpoint_files import PREFIX, checkpoints, sweep
+from train.checkpoints import WholeCheckpoints, resume_point
 from train.stage import StageError, TrainRecipe, ranks
 from train.stopping import PREEMPTED, Interrupted, Preempted, Stopping, catching
 from whilst import __version__
@@ -150,6 +151,11 @@ class Account(TrainerCallback):
         self.write(step=state.global_step, checkpoint=f"{PREFIX}{state.global_step}")
 
 
+# Trainers on several ranks, until their process ends. When DDP's reducer is collected, it ends its process group: it
+# would wait, with Python's lock held, for gloo's thread, which may need that lock to let go of what was gathered last.
+_alive: list[WholeCheckpoints] = []
+
+
 def attempt(
     recipe: TrainRecipe, build: Callable[[], WholeCheckpoints], save: Callable[[WholeCheckpoints], None]
 ) -> Path:
@@ -170,6 +176,8 @@ def attempt(
                 print(f"{out}: stopped while its samples were measured; run it again to go on (exit {PREEMPTED})")
             PartialState().destroy_process_group()
             raise Preempted(account.run.step) from None
+        if PartialState().num_processes > 1:
+            _alive.append(trainer)
         try:
             checkpoint = resume_point(trainer)
             trainer.add_callback(account)

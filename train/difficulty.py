@@ -1,6 +1,8 @@
 """Which samples are too easy or too hard for the first policy: they have no advantage to learn from.
 
-Rolled out once, before training, and kept in `difficulty.jsonl` of the run's folder.
+Rolled out once, before the first generation, and kept in `difficulty.jsonl` of the run's folder. Ranks share this work
+(train/shares.py); what each has rolled out is kept beside it piece by piece, so that an attempt that ended early is
+gone on with, on any number of ranks.
 """
 
 from __future__ import annotations
@@ -8,20 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from rewards.base import Scene
 from rewards.mix import RewardMix
 from train.policies import Limits, Policy, Task
 from train.pool import ClipStore, PoolError
 from train.rows import Rejected
-from whilst.progress import progress
+from train.shares import Told, shares
+from train.together import from_rank_0, together
 from whilst.sample import JSON, Sample, json_lines, replacing, to_record
 
-AT_ONCE = 64  # samples a call of the policy
+AT_ONCE = 16  # samples a call of the policy, and a piece of the work that ranks share
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,16 @@ def read_difficulty(
 
     `low` and `high` may differ from those it was written with. PoolError: a file of other samples or settings.
     """
+    found = _read(path, samples, settings, made_with)
+    for id in sorted({sample.id for sample in samples} ^ found.keys()):
+        raise PoolError(f"{path}: sample {id} is in the file or in the data, but not in both; {_REMOVE}")
+    return found
+
+
+def _read(
+    path: Path, samples: Sequence[Sample], settings: Difficulty, made_with: Mapping[str, JSON]
+) -> dict[str, list[float]]:
+    """As read_difficulty, of a file that may lack samples."""
     head, rows = _lines(path)
     wanted = {"rollouts": settings.rollouts, **json.loads(json.dumps(dict(made_with)))}
     stored = {"rollouts": head["rollouts"], **head["made_with"]}
@@ -92,10 +110,8 @@ def read_difficulty(
         if wanted.get(name) != stored.get(name):
             raise PoolError(f"{path}: made with {name} = {stored.get(name)!r}, not {wanted.get(name)!r}; {_REMOVE}")
     digests = {row["sample"]: row["digest"] for row in rows}
-    for id in sorted({sample.id for sample in samples} ^ digests.keys()):
-        raise PoolError(f"{path}: sample {id} is in the file or in the data, but not in both; {_REMOVE}")
     for sample in samples:
-        if digests[sample.id] != _digest(sample):
+        if sample.id in digests and digests[sample.id] != _digest(sample):
             raise PoolError(f"{path}: sample {sample.id} has changed since it was rolled out; {_REMOVE}")
     return {row["sample"]: row["success"] for row in rows}
 
@@ -127,8 +143,51 @@ def _digest(sample: Sample) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def measure(
+def rolled_out(
+    file: Path,
     samples: Sequence[Sample],
+    settings: Difficulty,
+    made_with: Mapping[str, JSON],
+    measure: Callable[[Mapping[int, Sample]], Mapping[str, list[float]]],
+) -> dict[str, list[float]]:
+    """Success by sample id, as `file` keeps it, or as `measure` finds it now, over all ranks. measure: of samples by
+    their number.
+
+    Raises:
+        PoolError: the file, or a part of it, is of something else; or another rank failed.
+        Interrupted: a rank was asked to stop; what is rolled out is kept.
+    """
+    state, parts = PartialState(), file.with_name(f".{file.stem}")
+    known: dict[str, list[float]] = {}
+    with together(PoolError):
+        if state.is_main_process and file.exists():
+            known = read_difficulty(file, samples, settings, made_with)
+        elif state.is_main_process:
+            parts.mkdir(parents=True, exist_ok=True)
+            for part in sorted(parts.glob("*.jsonl")):
+                known |= _read(part, samples, settings, made_with)
+    found: dict[str, list[float]] = from_rank_0(known)
+    todo = [number for number, sample in enumerate(samples) if sample.id not in found]
+    if not todo:
+        return found
+    pieces = [todo[start : start + AT_ONCE] for start in range(0, len(todo), AT_ONCE)]
+    own: dict[str, list[float]] = {}
+    own_part = parts / f"{secrets.token_hex(4)}.jsonl"
+    told = Told("parts of the samples rolled out for their difficulty", [float(len(one)) for one in pieces], file)
+    with shares(len(pieces), PoolError, told) as taken:
+        for piece in taken:
+            own |= measure({number: samples[number] for number in pieces[piece]})
+            write_difficulty(own_part, [one for one in samples if one.id in own], own, settings, made_with)
+    found |= {name: values for part_of in gather_object([own]) for name, values in part_of.items()}
+    with together(PoolError):
+        if state.is_main_process:
+            write_difficulty(file, samples, found, settings, made_with)
+            shutil.rmtree(parts)
+    return found
+
+
+def measure(
+    samples: Mapping[int, Sample],
     policy: Policy,
     store: ClipStore,
     mix: RewardMix,
@@ -136,7 +195,8 @@ def measure(
     limits: Limits,
     seed: int,
 ) -> dict[str, list[float]]:
-    """Success by sample id: the score of the first reward in each rollout, which must be of 0 to 1.
+    """Success by sample id: the score of the first reward in each rollout, which must be of 0 to 1. samples: by the
+    number that decides their seeds.
 
     Raises:
         PoolError: that reward does not apply to a sample, or is no share.
@@ -146,23 +206,19 @@ def measure(
     reward = mix.rewards[label]
     if reward.perturbations:
         raise PoolError(f"difficulty: the first reward, {label}, compares rollouts; put one of 0 to 1 first")
+    tasks = [
+        Task(sample, clips, (seed, number, r, 3), rollout=r)
+        for number, sample in samples.items()
+        for clips in (store.get(sample),)
+        for r in range(settings.rollouts)
+    ]
+    policy.sync()
+    episodes = policy.rollout(tasks, limits)
     success: dict[str, list[float]] = {}
-    with progress("difficulty", len(samples)) as advance:
-        for start in range(0, len(samples), AT_ONCE):
-            part = samples[start : start + AT_ONCE]
-            tasks = [
-                Task(sample, clips, (seed, start + i, r, 3), rollout=r)
-                for i, sample in enumerate(part)
-                for clips in (store.get(sample),)
-                for r in range(settings.rollouts)
-            ]
-            policy.sync()
-            episodes = policy.rollout(tasks, limits)
-            for i, sample in enumerate(part):
-                group = tuple(episodes[i * settings.rollouts : (i + 1) * settings.rollouts])
-                scored = [reward(episode, Scene(group)) for episode in group]
-                if any(one is None or not 0.0 <= one.score <= 1.0 for one in scored):
-                    raise PoolError(f"difficulty: sample {sample.id}: reward {label} gives no share of 0 to 1")
-                success[sample.id] = [one.score for one in scored if one is not None]
-            advance(len(part))
+    for i, sample in enumerate(samples.values()):
+        group = tuple(episodes[i * settings.rollouts : (i + 1) * settings.rollouts])
+        scored = [reward(episode, Scene(group)) for episode in group]
+        if any(one is None or not 0.0 <= one.score <= 1.0 for one in scored):
+            raise PoolError(f"difficulty: sample {sample.id}: reward {label} gives no share of 0 to 1")
+        success[sample.id] = [one.score for one in scored if one is not None]
     return success

@@ -13,22 +13,23 @@ Recipe: train/grpo_recipe.py. Trainer: train/grpo_trainer.py. How it works and w
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
-from accelerate.utils import gather_object
 from transformers import PrinterCallback, set_seed
 
 from rewards.mix import RewardMix
 from train.attempt import attempt, claim
-from train.checkpoints import Resumable, WholeCheckpoints, save_final
+from train.checkpoints import Resumable, WholeCheckpoints
 from train.collate import Collator
-from train.difficulty import keep_by_difficulty, measure, read_difficulty, write_difficulty
+from train.difficulty import keep_by_difficulty, measure, rolled_out
 from train.episodes import (
     Weighing,
     blank_row,
 )
+from train.final import save_final
 from train.grpo_recipe import GRPOError, GRPORecipe, at_ranks, check, contract_of, most_tokens, render_config
 from train.grpo_trainer import EpisodeGRPOTrainer
 from train.policies import Policy, StreamPolicy, ViewStore
@@ -44,25 +45,26 @@ from train.vllm_weights import connect
 from whilst.backbones.base import Features, ban_vision_tokens
 from whilst.clips import SegmentClip
 from whilst.render import Renderer
-from whilst.sample import JSON, read_samples
+from whilst.sample import JSON, Sample, read_samples
 
 
 def leave_out_easy_and_hard(trainer: EpisodeGRPOTrainer, policy: Policy) -> None:
-    """Apply data.difficulty. Ranks share the rollouts; a resumed run reads what they gave."""
-    recipe, rollouts, ranks = trainer.recipe, trainer.rollouts, trainer.accelerator
+    """Apply data.difficulty. Ranks share the rollouts; a resumed run reads what they gave. Called before the first
+    generation of an attempt, within the whole model."""
+    recipe, rollouts = trainer.recipe, trainer.rollouts
     settings, out, samples = recipe.data.difficulty, Path(recipe.output), rollouts.samples
     assert settings is not None
     file, first = out / "difficulty.jsonl", rollouts.mix.terms[0].called
     made_with: dict[str, JSON] = {"checkpoint": recipe.model.path, "seed": recipe.seed, "reward": first}
-    if not file.exists():
-        own = samples[ranks.process_index :: ranks.num_processes]
-        found = measure(own, policy, rollouts.store, rollouts.mix, settings, rollouts.limits, recipe.seed)
-        success = {name: values for part in gather_object([found]) for name, values in part.items()}
-        if ranks.is_main_process:
-            write_difficulty(file, samples, success, settings, made_with)
-        ranks.wait_for_everyone()
-    kept, rejected = keep_by_difficulty(read_difficulty(file, samples, settings, made_with), settings)
-    if ranks.is_main_process:
+    if trainer.state.global_step and not file.exists():
+        raise GRPOError(f"{file}: it is gone, and the policy is no longer the first; put it back, or begin anew")
+
+    def successes(some: Mapping[int, Sample]) -> dict[str, list[float]]:
+        return measure(some, policy, rollouts.store, rollouts.mix, settings, rollouts.limits, recipe.seed)
+
+    success = rolled_out(file, samples, settings, made_with, successes)
+    kept, rejected = keep_by_difficulty({one.id: success[one.id] for one in samples}, settings)
+    if trainer.is_world_process_zero():
         (out / "too_easy_or_hard.jsonl").write_text("".join(json.dumps(asdict(r)) + "\n" for r in rejected))
     if not kept:
         raise GRPOError(f"data.difficulty: none of {len(samples)} samples is kept; widen low and high ({file})")
@@ -131,7 +133,7 @@ def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
     trainer.keep = recipe.keep_checkpoints
     trainer.remove_callback(PrinterCallback)
     if recipe.data.difficulty is not None:
-        leave_out_easy_and_hard(trainer, policy)
+        trainer.choose = partial(leave_out_easy_and_hard, trainer, policy)
     if recipe.policy == "vllm":
         rollouts.policy = connect(backbone, renderer, recipe.vllm, trainer.accelerator, thinks=contract.thinks)
     return trainer

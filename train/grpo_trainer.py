@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +94,7 @@ class EpisodeGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         self._shown: list[Judged] = []  # episodes for the next tables
         self._gaps: dict[tuple[str, int], float] = {}  # largest gap by sample and rollout
         self._buffered_inputs: Any = None
+        self.choose: Callable[[], None] | None = None  # settles which samples there are, before the first generation
         self.per_generation = recipe.optim.accumulation * recipe.loss.updates  # micro-batches
 
     # --- batches ----------------------------------------------------------------------------------------------------
@@ -125,6 +126,8 @@ class EpisodeGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     def _new_batches(self, number: int) -> list[dict[str, Any]]:
         """The micro-batches of a generation, equally many on every rank, with equally many turns."""
         accelerator = self.accelerator
+        if self.choose is not None:
+            self._choose(self.choose)
         own = isinstance(self.rollouts.policy, StreamPolicy)  # vLLM has weights of its own, and gathers ours itself
         made = None
         with together(GRPOError), self._whole_model() if own else nullcontext(), interruptible(), suppress(Interrupted):
@@ -146,6 +149,18 @@ class EpisodeGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         self._score_under_fixed_weights(batches)
         self._note(made, number)
         return batches
+
+    def _choose(self, choose: Callable[[], None]) -> None:
+        """Settle which samples there are. Here, since ZeRO-3 has the whole model from now on alone."""
+        stopped = False
+        with together(GRPOError), self._whole_model():
+            try:
+                choose()
+            except Interrupted:  # on all ranks
+                stopped = True
+        if stopped:
+            self.save_and_stop()
+        self.choose = None
 
     def _batches(self, made: Generation) -> tuple[list[dict[str, Any]], list[float]]:
         """Micro-batches, and the local divisor of each update's loss. A group lies in one update."""

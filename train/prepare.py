@@ -10,14 +10,13 @@ again when they are asked for, and keeps the last ones.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from socket import gethostname
@@ -27,16 +26,14 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from train.rows import NO_LIMITS, UNUSABLE, DataError, Item, Limits, Rejected, Thoughts, render_items, with_thoughts
-from train.shares import shares
+from train.shares import Told, shares
 from train.together import from_rank_0, together
 from whilst.files import write_whole
 from whilst.render import Renderer, TokenRow
-from whilst.runs import age, read_run, write_run
 from whilst.sample import Sample, to_record
 
 SCHEMA = "whilst.prepared/2"
 SAVE = 60.0  # seconds of a rank's work that a kill may cost
-TELL = 30.0  # seconds between two lines that say how far all are
 CUT = 64  # samples whose files are looked at as one piece
 BEFORE = "before.json"  # the part of earlier attempts
 
@@ -150,27 +147,6 @@ def measure(
     listed = [found[sample] for sample in range(len(rows.samples))]
     rows.place(listed)
     return listed
-
-
-class Told:
-    """Says how far all ranks are, every TELL seconds, and that the run is not lost (run.json). weights: of pieces."""
-
-    def __init__(self, what: str, weights: Sequence[float], keep: Path | None) -> None:
-        self.what, self.keep = what, keep
-        self.sums = [0.0, *itertools.accumulate(weights)]
-        self.began = self.last = time.monotonic()
-
-    def __call__(self, taken: int) -> None:
-        now = time.monotonic()
-        if now - self.last < TELL:
-            return
-        self.last = now
-        done, all_of_it = self.sums[taken], self.sums[-1]
-        left = f"; about {age((now - self.began) * (all_of_it / done - 1))} to go" if done else ""
-        print(f"{self.what}: {taken} of {len(self.sums) - 1}{left}", flush=True)
-        run = read_run(self.keep.parent) if self.keep is not None else None
-        if self.keep is not None and run is not None:
-            write_run(self.keep.parent, replace(run, updated=time.time()))
 
 
 def rejected(rows: Rows, found: Sequence[Found]) -> list[Rejected]:

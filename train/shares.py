@@ -8,25 +8,29 @@ it, which ends the others (srun --kill-on-bad-exit, torchrun).
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from accelerate import PartialState
 from torch.distributed import HashStore, PrefixStore, Store
 from torch.distributed.distributed_c10d import _get_default_store
 
 from train.stopping import Interrupted, asked
+from whilst.runs import age, read_run, write_run
 
 LOOK = 0.5  # seconds between two looks at how the others are, at most
 FAREWELL = 60.0  # seconds in which the others learn that a rank has failed, before the store goes with rank 0
 NONE_LEFT = 1 << 40  # added to the count of pieces taken: who asks for one finds that all are
 DONE, STOPPED = "done", "stopped"
 
-_meetings = count()
+TELL = 30.0  # seconds between two lines that say how far all are
+
+_meetings = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,27 @@ def shares(
         return
     _leave(at, outcome)
     raise Interrupted if outcome == STOPPED else error(outcome)
+
+
+class Told:
+    """Says how far all ranks are, every TELL seconds, and that the run is not lost (run.json). weights: of pieces."""
+
+    def __init__(self, what: str, weights: Sequence[float], keep: Path | None) -> None:
+        self.what, self.keep = what, keep
+        self.sums = [0.0, *itertools.accumulate(weights)]
+        self.began = self.last = time.monotonic()
+
+    def __call__(self, taken: int) -> None:
+        now = time.monotonic()
+        if now - self.last < TELL:
+            return
+        self.last = now
+        done, all_of_it = self.sums[taken], self.sums[-1]
+        left = f"; about {age((now - self.began) * (all_of_it / done - 1))} to go" if done else ""
+        print(f"{self.what}: {taken} of {len(self.sums) - 1}{left}", flush=True)
+        run = read_run(self.keep.parent) if self.keep is not None else None
+        if self.keep is not None and run is not None:
+            write_run(self.keep.parent, replace(run, updated=time.time()))
 
 
 def _leave(at: Meeting, outcome: str) -> None:

@@ -1,7 +1,7 @@
 """Samples that are too easy or too hard are left out, with the figure that says so; what was rolled out is kept."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,15 @@ import pytest
 from rewards.mix import RewardMix, RewardTerm
 from tests.rewards.episodes import ask, episode
 from tests.rewards.episodes import sample as asked
-from train.difficulty import Difficulty, keep_by_difficulty, measure, read_difficulty, write_difficulty
+from train import difficulty
+from train.difficulty import (
+    Difficulty,
+    keep_by_difficulty,
+    measure,
+    read_difficulty,
+    rolled_out,
+    write_difficulty,
+)
 from train.policies import Limits, Task
 from train.pool import ClipStore, PoolError
 from whilst.episode import Episode
@@ -128,11 +136,41 @@ def test_difficulty_is_the_first_reward_over_rollouts(monkeypatch: pytest.Monkey
     monkeypatch.setattr(store, "get", lambda sample, fps=None: ())
     mix = RewardMix([RewardTerm("exact"), RewardTerm("brevity", weight=0.1)])
     settings = Difficulty(rollouts=4, low=0.1, high=0.9)
-    success = measure(samples, policy, store, mix, settings, Limits(4, 4), seed=0)
+    numbered = dict(enumerate(samples))
+    success = measure(numbered, policy, store, mix, settings, Limits(4, 4), seed=0)
     assert success == {"none": [0.0] * 4, "some": [1.0, 0.0, 0.0, 0.0], "all": [1.0] * 4}
     kept, rejected = keep_by_difficulty(success, settings)
     assert kept == ["some"] and [r.sample for r in rejected] == ["none", "all"] and policy.synced == 1
     with pytest.raises(PoolError, match="sample none: reward tiou gives no share of 0 to 1"):
-        measure(samples, policy, store, RewardMix([RewardTerm("tiou")]), settings, Limits(4, 4), seed=0)
+        measure(numbered, policy, store, RewardMix([RewardTerm("tiou")]), settings, Limits(4, 4), seed=0)
     with pytest.raises(PoolError, match="t_grpo, compares rollouts"):
-        measure(samples, policy, store, RewardMix([RewardTerm("t_grpo")]), settings, Limits(4, 4), seed=0)
+        measure(numbered, policy, store, RewardMix([RewardTerm("t_grpo")]), settings, Limits(4, 4), seed=0)
+
+
+def test_what_was_rolled_out_before_a_run_was_stopped_is_not_rolled_out_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(difficulty, "AT_ONCE", 1)
+    file, samples = tmp_path / "difficulty.jsonl", [sample(id, 1.0, 2.0) for id in SUCCESS]
+    measured: list[str] = []
+
+    def measure(some: Mapping[int, Sample]) -> dict[str, list[float]]:
+        (one,) = some.values()
+        if len(measured) == 2:
+            raise ZeroDivisionError("a reward with a bug")
+        measured.append(one.id)
+        assert samples[next(iter(some))] is one, "its number decides its seeds, whoever rolls it out"
+        return {one.id: SUCCESS[one.id]}
+
+    with pytest.raises(ZeroDivisionError):
+        rolled_out(file, samples, SETTINGS, {}, measure)
+    begun = list(measured)
+    assert len(begun) == 2 and not file.exists()
+    with pytest.raises(PoolError, match=r"made with seed = None, not 1; remove it"):
+        rolled_out(file, samples, SETTINGS, {"seed": 1}, measure)
+    measured.clear()
+    measured += ["-"] * 3  # beyond the bug
+    assert rolled_out(file, samples, SETTINGS, {}, measure) == SUCCESS
+    assert sorted([*begun, *measured[3:]]) == sorted(SUCCESS)
+    assert [one.name for one in tmp_path.iterdir()] == ["difficulty.jsonl"]
+    assert rolled_out(file, samples, SETTINGS, {}, lambda some: pytest.fail("it is all there")) == SUCCESS

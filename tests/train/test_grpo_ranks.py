@@ -17,6 +17,7 @@ from rewards.mix import RewardTerm
 from tests.train import grpo_runs
 from tests.train.grpo_runs import KV, PACKED, ROOT, drift, grpo_recipe, logged, run_apart, sft_folder, weights
 from tests.train.zygote import Zygote
+from train.difficulty import Difficulty
 from train.grpo import run
 from train.grpo_recipe import EpisodeData, GRPORecipe, LossSettings
 from train.pool import SamplePool
@@ -100,8 +101,8 @@ def test_two_ranks_equal_one(forks: Zygote, folders: Any, samples: Path, unreada
 
 
 def test_zero_equals_one(forks: Zygote, folders: Any, samples: Path, tmp_path: Path) -> None:
-    """The tiny recipe under ZeRO-2 and ZeRO-3; and ZeRO-3 with log-probs of old weights and of a reference, which is
-    sharded too, and with a trained tower."""
+    """The tiny recipe under ZeRO-2, and under ZeRO-3 without its easy and hard samples; and ZeRO-3 with log-probs of
+    old weights and of a reference, which is sharded too, and with a trained tower."""
     overrides = {"model.path": folders["text"], "data.train": samples, "rollout.groups": 4, "rollout.rollouts": 4}
     tiny = load_recipe(
         ROOT / "recipes/tiny/grpo.yaml",
@@ -111,7 +112,8 @@ def test_zero_equals_one(forks: Zygote, folders: Any, samples: Path, tmp_path: P
     tiny = replace(tiny, rewards=(RewardTerm("token_sum"),))
     kl = replace(tiny, loss=replace(LOSS, iterations=2, beta=0.1, importance="token_truncate"))
     whole = replace(tiny, model=replace(tiny.model, freeze_vision="none"))
-    cases = {"tiny2": (tiny, 2), "tiny3": (tiny, 3), "kl3": (kl, 3), "whole3": (whole, 3)}
+    middle = replace(tiny, data=replace(tiny.data, difficulty=Difficulty(rollouts=2, low=0.3, high=0.7)))
+    cases = {"tiny2": (tiny, 2), "middle3": (middle, 3), "kl3": (kl, 3), "whole3": (whole, 3)}
     pairs = []
     for name, (recipe, stage) in cases.items():
         optim = replace(recipe.optim, deepspeed=ds_config(stage))
@@ -124,6 +126,10 @@ def test_zero_equals_one(forks: Zygote, folders: Any, samples: Path, tmp_path: P
     for name, (recipe, _) in cases.items():
         one = run(replace(recipe, output=str(tmp_path / name)))
         assert drift(weights(tmp_path / f"{name}-2"), weights(one), folders["text"]) < 1e-4, name
+    by_one, by_two = ((tmp_path / name / "difficulty.jsonl").read_text() for name in ("middle3", "middle3-2"))
+    assert by_one == by_two
+    left_out = (tmp_path / "middle3-2" / "too_easy_or_hard.jsonl").read_text().splitlines()
+    assert 0 < len(left_out) < len(by_one.splitlines()) - 1
 
 
 @pytest.mark.parametrize("what", ("reward", "policy", "reward under ZeRO-3"))

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from slurm.ports import free_ports
 from tests.train.zygote import Fault, zygote
-from train import prepare, sft
+from train import prepare, sft, shares
 from train.prepare import Rows, measure, rejected
 from train.rows import DataError, Item, Limits, load_items
 from train.sft import DataSettings, SFTRecipe
@@ -235,7 +235,7 @@ def test_it_says_how_far_it_is_and_that_the_run_is_not_lost(
     write_run(tmp_path, Run("n", "sft", "running", 0, 4, ranks=1, attempt=2, started=1.0, updated=1.0, version="v"))
     measure(rows_of(samples, renderer, 0.0), tmp_path / "prepared.json")
     assert capsys.readouterr().out == "", "short work is done in silence"
-    monkeypatch.setattr(prepare, "TELL", 0.0)
+    monkeypatch.setattr(shares, "TELL", 0.0)
     measure(rows_of(samples, renderer, 0.0), tmp_path / "other.json")
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("samples measured: ")]
     assert [line.split(";")[0] for line in told] == [f"samples measured: {n} of 6" for n in range(6)]
@@ -293,12 +293,13 @@ def test_ranks_share_stop_together_and_learn_of_errors(
         assert all(measured[number] == one for part in kept for number, one in part.items())
         assert sorted(measured) == list("012345") and not (out / ".prepared").exists()
 
-        (videos / "s1" / "frames.json").write_text("[" * 100_000)  # too deep for any reader
-        failed = forks.start(replace(recipe, output=str(tmp_path / "other")), ranks=2, env=env()).wait()
+        (out / "prepared.json").unlink()
+        fails = [Fault(rank, 0, path="s1/0.png") for rank in (0, 1)]
+        failed = forks.start(recipe, ranks=2, faults=fails, env=env()).wait()
     assert [one.code for one in failed] == [1, 1]
     (other,) = [one.output for one in failed if "DataError" in one.output]
     (own,) = [one.output for one in failed if "DataError" not in one.output]
-    assert "RecursionError" in own and "failed: RecursionError: " in other
+    assert "ArithmeticError" in own and "failed: ArithmeticError: nobody foresaw this" in other
 
 
 def test_memory_and_workers_change_nothing(samples: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ LISTENED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.trunca
 @dataclass(frozen=True)
 class Fault:
     """A signal that a rank sends itself, at one moment of these. event: its n-th access, from 1, to a file of the run's
-    folder; step: when it begins with so many updates done; path: when it touches a file whose path has this in it."""
+    folder; step: when it begins with so many updates done; path: when it touches a file whose path has this in it.
+    Signal 0, of the moments with a file: an ArithmeticError takes the place of the access."""
 
     rank: int
     signal: int
@@ -290,6 +291,8 @@ def _arm(faults: Sequence[Fault], output: str) -> list[int]:
             first = fault.path is not None and fault.path in str(path) and fault.path not in touched
             if fault.event == counted[0] or first:
                 touched.add(fault.path or "")
+                if not fault.signal:
+                    raise ArithmeticError("nobody foresaw this")
                 os.kill(os.getpid(), fault.signal)
 
     begin = CallbackHandler.on_step_begin
