@@ -44,7 +44,7 @@ def inputs(world: Path, splits: tuple[str, ...] = ("train", "validation", "test"
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small world and a checkpoint, from the demo's recipes."""
     out = tmp_path_factory.mktemp("recipes")
-    counts = "counts={train: 4, validation: 1, test: 3}"
+    counts = "counts={train: 4, validation: 1, test: 2}"
     for stage, name, *overrides in (
         ("world", "world", f"output={out / 'world'}", counts),
         ("synth", "samples", f"output={out / 'samples'}", *inputs(out / "world")),

@@ -57,6 +57,42 @@ def environment(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
 
 
+GATE = """
+import os, sys, time
+
+def wait(event, args):
+    name = os.path.basename(args[1]) if event == "os.rename" else ""
+    while name.startswith("checkpoint-") and os.path.exists(%r):
+        if int(name.removeprefix("checkpoint-")) < int(open(%r).read() or 0):
+            return
+        time.sleep(0.05)
+
+sys.addaudithook(wait)
+"""
+
+
+@pytest.fixture
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """While this file is there, no training of the test goes on with a checkpoint of the step in it, or of a later one:
+    however fast the machine is, the run is under way when it is interrupted."""
+    file, site = tmp_path / "gate", tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(GATE % (str(file), str(file)))
+    monkeypatch.setenv("PYTHONPATH", f"{site}:{ROOT}")
+    return file
+
+
+def until_said(slurm: Cluster, recipe: Any, what: str) -> None:
+    """Wait until every rank of the newest attempt has said `what`."""
+    folder = Path(recipe.output, "launch", "logs", "latest")
+
+    def said() -> bool:
+        ranks = list(folder.glob("rank_*.log"))
+        return bool(ranks) and all(what in one.read_text() for one in ranks)
+
+    slurm.wait(said, LONG, lambda: f"not every rank has said {what!r}\n{log(recipe)}")
+
+
 def start(recipe: Any) -> str:
     """Launch one recipe; its job."""
     (made,) = submit(prepare([Work(recipe)]))
@@ -107,16 +143,22 @@ def sft_recipe(checkpoint: Path, samples: Path, output: Path) -> sft.SFTRecipe:
     )
 
 
-STEPS = 40
+STEPS = 20
+OPEN = "1000"  # not removed: a rank may be about to read it
 
 
-def test_sft_survives_a_time_limit_and_scancel(slurm: Cluster, tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_sft_survives_a_time_limit_and_scancel(
+    slurm: Cluster, gate: Path, tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
     samples = write_samples(tmp_path / "samples")
     recipe = sft_recipe(checkpoints["qwen3_vl"], samples, tmp_path / "a run's 50% folder")
     whole = replace(recipe, output=str(tmp_path / "whole"))
+    gate.write_text("8")
     job = start(recipe)
     until_saved(slurm, recipe, job, 4)
     slurm.run("scancel", "--signal=USR1", job)  # as before a time limit: to the ranks, not to the shell
+    until_said(slurm, recipe, "SIGUSR1: stopping")
+    gate.write_text("16")
     slurm.wait(lambda: slurm.job(job)["JobState"] == "PENDING", LONG, lambda: log(recipe))
     stopped = newest(recipe)
     state = read_run(recipe.output)
@@ -125,6 +167,8 @@ def test_sft_survives_a_time_limit_and_scancel(slurm: Cluster, tmp_path: Path, c
 
     until_saved(slurm, recipe, job, stopped + 1)
     slurm.run("scancel", job)
+    until_said(slurm, recipe, "SIGTERM: stopping")
+    gate.write_text(OPEN)
     slurm.wait(lambda: slurm.ended(job), LONG, lambda: log(recipe))
     assert slurm.job(job)["JobState"] == "CANCELLED"  # and not requeued
     assert not Path(recipe.output, "model.safetensors").exists()
@@ -141,7 +185,9 @@ def test_sft_survives_a_time_limit_and_scancel(slurm: Cluster, tmp_path: Path, c
     assert state is not None and (state.state, state.step, state.ranks) == ("finished", STEPS, 4)
 
 
-def test_grpo_goes_on_after_a_node_is_lost(slurm: Cluster, tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_grpo_goes_on_after_a_node_is_lost(
+    slurm: Cluster, gate: Path, tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
     samples = write_samples(tmp_path / "samples", (1, 2, 1, 2))
     model = sft_folder(checkpoints["qwen3_vl"], samples, tmp_path / "sft", PACKED, steps=10)
     recipe = GRPORecipe(
@@ -153,17 +199,19 @@ def test_grpo_goes_on_after_a_node_is_lost(slurm: Cluster, tmp_path: Path, check
         rollout=RolloutSettings(groups=2, rollouts=4, thought_tokens=6, answer_tokens=4),
         rewards=(RewardTerm("unfinished"),),
         loss=LossSettings(max_gap=1e-3, max_mean_gap=1e-4),
-        optim=OptimSettings(steps=16, learning_rate=1e-3, schedule="constant"),
+        optim=OptimSettings(steps=8, learning_rate=1e-3, schedule="constant"),
         save_steps=2,
         log_episodes=0,
         launch=replace(CPU, ranks_per_node=1),
     )
     whole = replace(recipe, output=str(tmp_path / "whole"))
+    gate.write_text("4")
     job = start(recipe)
     until_saved(slurm, recipe, job, 2)
     slurm.run("scontrol", "update", "nodename=n2", "state=down", "reason=test")
     slurm.wait(lambda: slurm.job(job)["JobState"] == "PENDING", LONG, lambda: log(recipe))
-    assert slurm.job(job)["Restarts"] == "1" and newest(recipe) < 16
+    gate.write_text(OPEN)
+    assert slurm.job(job)["Restarts"] == "1" and newest(recipe) < 8
     if "DOWN" in slurm.run("sinfo", "--noheader", "--nodes=n2", "--format=%T").upper():  # it may be back by itself
         subprocess.run(["scontrol", "update", "nodename=n2", "state=resume"], env=slurm.environment)
     slurm.run("scontrol", "update", f"jobid={job}", "StartTime=now+3")
