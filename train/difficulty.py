@@ -24,7 +24,7 @@ from rewards.base import Scene
 from rewards.mix import RewardMix
 from train.policies import Limits, Policy, Task
 from train.pool import ClipStore, PoolError
-from train.rows import Rejected
+from train.rows import UNUSABLE, Rejected
 from train.shares import Told, shares
 from train.together import from_rank_0, together
 from whilst.sample import JSON, Sample, json_lines, replacing, to_record
@@ -51,10 +51,14 @@ def keep_by_difficulty(
 ) -> tuple[list[str], list[Rejected]]:
     """The ids that are kept, in order, and the others with their reason. Samples in = kept + rejected.
 
-    success: by sample id, one value of 0 to 1 a rollout. PoolError: other numbers of rollouts, or another value.
+    success: by sample id, one value of 0 to 1 a rollout, or none where it could not be watched: it is kept here, and
+    rejected with its reason when its turn comes. PoolError: other numbers of rollouts, or another value.
     """
     kept, rejected = [], []
     for sample, values in success.items():
+        if not values:
+            kept.append(sample)
+            continue
         if len(values) != settings.rollouts or not all(0.0 <= value <= 1.0 for value in values):
             raise PoolError(f"sample {sample}: needs {settings.rollouts} successes of 0 to 1, not {list(values)}")
         mean = math.fsum(values) / len(values)
@@ -198,24 +202,26 @@ def measure(
     """Success by sample id: the score of the first reward in each rollout, which must be of 0 to 1. samples: by the
     number that decides their seeds.
 
-    Raises:
-        PoolError: that reward does not apply to a sample, or is no share.
-        VideoError: a video cannot be read.
+    PoolError: that reward does not apply to a sample, or is no share. Nothing of a sample that cannot be watched.
     """
     label = mix.terms[0].called
     reward = mix.rewards[label]
     if reward.perturbations:
         raise PoolError(f"difficulty: the first reward, {label}, compares rollouts; put one of 0 to 1 first")
-    tasks = [
-        Task(sample, clips, (seed, number, r, 3), rollout=r)
-        for number, sample in samples.items()
-        for clips in (store.get(sample),)
-        for r in range(settings.rollouts)
-    ]
-    policy.sync()
-    episodes = policy.rollout(tasks, limits)
+    tasks: list[Task] = []
     success: dict[str, list[float]] = {}
-    for i, sample in enumerate(samples.values()):
+    watched: list[Sample] = []
+    for number, sample in samples.items():
+        try:
+            clips = store.get(sample)
+        except UNUSABLE:
+            success[sample.id] = []
+            continue
+        watched.append(sample)
+        tasks += [Task(sample, clips, (seed, number, r, 3), rollout=r) for r in range(settings.rollouts)]
+    policy.sync()
+    episodes = policy.rollout(tasks, limits) if tasks else []
+    for i, sample in enumerate(watched):
         group = tuple(episodes[i * settings.rollouts : (i + 1) * settings.rollouts])
         scored = [reward(episode, Scene(group)) for episode in group]
         if any(one is None or not 0.0 <= one.score <= 1.0 for one in scored):

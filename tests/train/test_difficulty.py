@@ -23,6 +23,7 @@ from train.policies import Limits, Task
 from train.pool import ClipStore, PoolError
 from whilst.episode import Episode
 from whilst.sample import Sample, Segment, Thought, Video
+from whilst.video import VideoError
 
 
 def sample(id: str, *ends: float, start: float = 0.0, video: str = "video.mp4") -> Sample:
@@ -129,11 +130,15 @@ class Scripted:
         return episode(task.sample, replies={"q": [(gold.time, said)]}, rollout=task.rollout)
 
 
+def fail() -> None:
+    raise VideoError("it cannot be read")
+
+
 def test_difficulty_is_the_first_reward_over_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [asked(ask("q", "which ?", "red"), id=name) for name in ("none", "some", "all")]
     policy = Scripted({"none": 0, "some": 1, "all": 4})
     store = ClipStore(2.0, 0.0)
-    monkeypatch.setattr(store, "get", lambda sample, fps=None: ())
+    monkeypatch.setattr(store, "get", lambda sample, fps=None: () if sample.id != "broken" else fail())
     mix = RewardMix([RewardTerm("exact"), RewardTerm("brevity", weight=0.1)])
     settings = Difficulty(rollouts=4, low=0.1, high=0.9)
     numbered = dict(enumerate(samples))
@@ -141,6 +146,11 @@ def test_difficulty_is_the_first_reward_over_rollouts(monkeypatch: pytest.Monkey
     assert success == {"none": [0.0] * 4, "some": [1.0, 0.0, 0.0, 0.0], "all": [1.0] * 4}
     kept, rejected = keep_by_difficulty(success, settings)
     assert kept == ["some"] and [r.sample for r in rejected] == ["none", "all"] and policy.synced == 1
+    broken = measure(
+        {7: replace(samples[0], id="broken")} | numbered, policy, store, mix, settings, Limits(4, 4), seed=0
+    )
+    assert broken == {"broken": []} | success
+    assert keep_by_difficulty(broken, settings)[0] == ["broken", "some"], "rollouts reject it, and say why"
     with pytest.raises(PoolError, match="sample none: reward tiou gives no share of 0 to 1"):
         measure(numbered, policy, store, RewardMix([RewardTerm("tiou")]), settings, Limits(4, 4), seed=0)
     with pytest.raises(PoolError, match="t_grpo, compares rollouts"):
