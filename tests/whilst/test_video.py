@@ -406,6 +406,12 @@ def bad_folders(path: Path) -> dict[str, Path]:
     }
 
 
+def test_an_image_that_would_fill_the_memory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses above twice as many
+    with pytest.raises(VideoError, match=r"frame_000\.png: not an image that can be read: Image size"):
+        read_frames(write_folder(tmp_path / "a", 3), fps=4.0)
+
+
 def test_a_bad_folder_is_named_with_its_fix(tmp_path: Path) -> None:
     for message, folder in bad_folders(tmp_path).items():
         with pytest.raises(VideoError, match=message):
