@@ -25,10 +25,7 @@ from train.attempt import attempt, claim
 from train.checkpoints import Resumable, WholeCheckpoints
 from train.collate import Collator
 from train.difficulty import keep_by_difficulty, measure, rolled_out
-from train.episodes import (
-    Weighing,
-    blank_row,
-)
+from train.episodes import Weighing, blank_row
 from train.final import save_final
 from train.grpo_recipe import GRPOError, GRPORecipe, at_ranks, check, contract_of, most_tokens, render_config
 from train.grpo_trainer import EpisodeGRPOTrainer
@@ -37,9 +34,7 @@ from train.pool import ClipStore, SamplePool
 from train.reporting import prepare_reporting
 from train.rollouts import Rollouts
 from train.sharding import spread_model
-from train.stage import (
-    ranks,
-)
+from train.stage import ranks
 from train.vllm_policy import check_installed, check_servable
 from train.vllm_weights import connect
 from whilst.backbones.base import Features, ban_vision_tokens
