@@ -14,7 +14,7 @@ from subprocess import Popen
 
 import pytest
 
-from data_pipeline.synth import SynthRecipe, run
+from data_pipeline.synth import SynthRecipe, begin, run
 from tests.data_pipeline.runs import fingerprints, start, workers, write_recipe, write_world
 from whilst.recipe import load_recipe
 
@@ -41,6 +41,7 @@ def folder_of(base: Path, name: str) -> Path:
 def finish(folder: Path) -> None:
     """Go on until the end, in this process: it need not start, nor its workers."""
     with contextlib.chdir(folder):
+        begin(load_recipe("recipe.yaml", SynthRecipe))  # what was killed may not have noted down its workers
         run(load_recipe("recipe.yaml", SynthRecipe, ["workers=1"]))
 
 
@@ -90,14 +91,10 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bytes(tmp_path: 
         process.communicate(timeout=60)
         if process.returncode != 0:  # else it had finished, or that worker had no more to do
             killed[f"{victim} after {reached(folder)}"] += 1
-            if rng.random() < 0.5:
+            if killed.total() < KILLS and rng.random() < 0.5:
                 continue  # and killed once more while it resumes
             finish(folder)
         assert fingerprints(folder / "run") == wanted
         finished += 1
         folder = folder_of(tmp_path, "killed")
-    finish(folder)
-    assert fingerprints(folder / "run") == wanted
-    print(
-        f"{dict(killed)}; {finished + 1} finished runs compared, {len(wanted)} files each, {seconds:.1f} s undisturbed"
-    )
+    print(f"{dict(killed)}; {finished} finished runs compared, {len(wanted)} files each, {seconds:.1f} s undisturbed")
