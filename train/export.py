@@ -21,6 +21,7 @@ from transformers.utils import cached_file
 from train.checkpoint_files import checkpoints, last_checkpoint, verify
 from train.export_weights import Source, check_weights, generation, trained_model, untie, write_adapter
 from train.model_card import Facts, card, figures
+from train.segments import noted_segments
 from whilst.checkpoint import CONTRACT, HUB_ID, NOT_PUBLISHED, Contract, read_contract
 from whilst.exported import Exported, ExportError, read_exported, writing
 from whilst.recipe import load_recipe, save_resolved, stage_of
@@ -128,6 +129,7 @@ def find(run: Path, checkpoint: int | None) -> Source:
             raise ExportError(f"{run}: neither a final model nor a whole checkpoint; train it first")
         weights = newest
     contract = read_contract(run) if (run / CONTRACT).is_file() else _contract_of(run)
+    contract = replace(contract, segment_seconds=noted_segments(run) or contract.segment_seconds)
     return Source(run, weights, int(weights.name.split("-")[1]), contract, recipe)
 
 

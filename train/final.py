@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers.utils import cached_file
 
 from train.checkpoint_files import CheckpointError
 from train.checkpoints import failing, parameter_bytes, shared_part
+from train.segments import noted_segments
 from train.stage import TrainRecipe
 from train.together import together
 from whilst.checkpoint import CONTRACT, Contract
@@ -36,7 +38,8 @@ def save_final(trainer: Any, recipe: TrainRecipe, contract: Contract) -> None:
                     file = cached_file(recipe.model.path, name, _raise_exceptions_for_missing_entries=False)
                     if file is not None:
                         shutil.copy(file, part / name)
-                save_resolved(contract, part / CONTRACT)
+                seconds = noted_segments(out) or contract.segment_seconds
+                save_resolved(replace(contract, segment_seconds=seconds), part / CONTRACT)
                 flush(part)
         with together(CheckpointError):
             if main:

@@ -33,6 +33,7 @@ from train.policies import Policy, StreamPolicy, ViewStore
 from train.pool import ClipStore, SamplePool
 from train.reporting import prepare_reporting
 from train.rollouts import Rollouts
+from train.segments import note_segments
 from train.sharding import spread_model
 from train.stage import ranks
 from train.vllm_policy import check_installed, check_servable
@@ -86,6 +87,7 @@ def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
     if recipe.policy == "vllm":
         check_servable(renderer)
     samples = read_samples(recipe.data.train)[: recipe.data.limit]
+    note_segments(samples, out)
     recipe = at_ranks(recipe, ranks(), len(samples))
     views = ViewStore(backbone)
     policy = StreamPolicy(backbone, renderer, thinks=contract.thinks, batch=recipe.rollout.batch, store=views)

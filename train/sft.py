@@ -30,6 +30,7 @@ from train.losses import Decisions, SFTLoss, total_count
 from train.prepare import Rows, measure, rejected
 from train.reporting import prepare_reporting
 from train.rows import DataError, Item, Limits, Rejected, Thoughts, pack
+from train.segments import note_segments
 from train.sharding import sharding_arguments, spread_model, switch_fsdp2_on
 from train.stage import (
     TrainRecipe,
@@ -244,6 +245,7 @@ def build_trainer(recipe: SFTRecipe) -> StreamingSFTTrainer:
         (lambda row: decisions.count(torch.from_numpy(row.labels)[None]).tolist()) if decisions is not None else None,
         recipe.loss.decision.words if recipe.loss.decision is not None else (),
     )
+    note_segments(prepared.rows.samples, out)
     if decisions is not None:
         decisions.take_data(prepared.counts)
     if is_main() and recipe.render.memory_cut is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,9 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 @dataclass(frozen=True)
 class Contract:
     """What inference must know of training: sampling fps, whether it thinks, the render configuration, and pixels a
-    frame (None: the checkpoint's own). policy: the memory policies that it is served with (whilst/policies/), a
-    mapping each with a `name`; none: nothing leaves the caches. renderer: the version that wrote its training rows
+    frame (None: the checkpoint's own). segment_seconds: how long a segment mostly was (train/segments.py); None: not
+    known. policy: the memory policies that it is served with (whilst/policies/), a mapping each with a `name`; none:
+    nothing leaves the caches. renderer: the version that wrote its training rows
     (whilst.render.RENDERER); a file that does not say it is of version 1. base: what it was trained from, a folder or
     Hub id; of an adapter, what it is put on."""
 
@@ -33,12 +35,20 @@ class Contract:
     render: RenderConfig
     min_pixels: int | None = None
     max_pixels: int | None = None
+    segment_seconds: float | None = None
     policy: tuple[dict[str, Any], ...] = ()
     renderer: int = RENDERER
 
     def __post_init__(self) -> None:
+        if self.segment_seconds is not None and not 0 < self.segment_seconds < math.inf:
+            raise BackboneError(f"segment_seconds must be a positive number of seconds, not {self.segment_seconds}")
         if (policy := make_policy(self.policy)) is not None:
             policy.check(self.render)
+
+    @property
+    def cut_seconds(self) -> float:
+        """How long the segments of a live stream are where nobody says otherwise: as in training, else 1 s."""
+        return 1.0 if self.segment_seconds is None else self.segment_seconds
 
 
 @dataclass(frozen=True)

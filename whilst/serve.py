@@ -303,6 +303,7 @@ class Handler(BaseHTTPRequestHandler):
             "videos": [{"id": v.id, "name": v.name, "uploaded": v.uploaded} for v in server.videos.all()],
             "layout": contract.render.layout,
             "fps": contract.fps,
+            "segment": contract.cut_seconds,
             "thinks": contract.thinks,
             "upload_bytes": server.settings.upload_bytes,
         }
@@ -325,11 +326,12 @@ class Handler(BaseHTTPRequestHandler):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise Refused(400, f"{name}: must be a number")
             numbers[name] = None if value is None else float(value)
+        contract = self.server.checkpoint.contract
         settings = LiveSettings(
-            segment_seconds=1.0 if numbers["segment"] is None else numbers["segment"],
+            segment_seconds=contract.cut_seconds if numbers["segment"] is None else numbers["segment"],
             thought_tokens=self.server.settings.thought_tokens,
             answer_tokens=self.server.settings.answer_tokens,
-            thinks=self.server.checkpoint.contract.thinks,
+            thinks=contract.thinks,
             speed=numbers["speed"],
             standing=(standing.strip(),) if standing.strip() else (),
             proactive=Proactive(threshold=numbers["threshold"]),

@@ -27,7 +27,7 @@ from whilst.checkpoint import load_checkpoint
 from whilst.recipe import load_recipe, save_resolved
 from whilst.render import RenderConfig
 from whilst.render_config import MemoryCut
-from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, write_jsonl
+from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, read_samples, write_jsonl
 from whilst.session import StreamSession
 from whilst.video import write_video
 
@@ -234,6 +234,8 @@ def test_the_folder_is_a_stream(recipe: SFTRecipe, samples: Path) -> None:
     loaded = load_checkpoint(out)
     assert loaded.contract.render == recipe.render
     assert loaded.contract.fps == 2.0 and loaded.contract.thinks
+    lengths = {s.end - s.start for sample in read_samples(samples) for s in sample.segments()[:-1]}
+    assert lengths == {loaded.contract.segment_seconds}
     assert load_recipe(out / "recipe.yaml", SFTRecipe).optim.steps == 1
     assert (out / "rejected.jsonl").read_text() == ""
 

@@ -126,7 +126,7 @@ def test_answers_come_where_the_threshold_says(narrator: Narrator) -> None:
     silent = sorted(one.probability for one in greedy if isinstance(one, Silent))
     threshold = (silent[0] + silent[1]) / 2
     assert 0.5 < silent[0] < threshold < silent[1]
-    line = ["watch", narrator.sample.video.path, "--model", str(narrator.path), "--segment", str(FRAME), "--json"]
+    line = ["watch", narrator.sample.video.path, "--model", str(narrator.path), "--json"]  # cut as in training
     line += ["--proactive", narrator.query, "--threshold", str(threshold), "--answer-tokens", "16"]
     done = CliRunner().invoke(app, line, catch_exceptions=False)
     told = [json.loads(one) for one in done.output.splitlines() if one.startswith("{")]

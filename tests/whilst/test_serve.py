@@ -7,6 +7,7 @@ import struct
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,14 @@ def test_the_page_loads_nothing_from_elsewhere(server: Server) -> None:
     for path in ("/", "/page.css", "/page.js"):
         status, _, text = request(server, "GET", path)
         assert status == 200 and b"://" not in text and b" style=" not in text
+
+
+def test_a_run_is_cut_as_in_training_unless_it_is_told_otherwise(checkpoint: Checkpoint, folder: Path) -> None:
+    long = replace(checkpoint, contract=replace(checkpoint.contract, segment_seconds=2.0))
+    with serving(long, folder) as server:
+        assert json.loads(request(server, "GET", "/api/state")[2])["segment"] == 2.0
+        assert Events(server, start(server)).until("end")[-1]["segments"] == 2
+        assert Events(server, start(server, segment=1.0)).until("end")[-1]["segments"] == 4
 
 
 # ---- Videos.

@@ -38,7 +38,7 @@ def watch(
     ],
     model: Annotated[Path, typer.Option(help="A folder that `whilst sft` wrote.", show_default=False)],
     fps: Annotated[float | None, typer.Option(help="Frames a second; default: as in training.")] = None,
-    segment: Annotated[float, typer.Option(help="Seconds a segment.")] = 1.0,
+    segment: Annotated[float | None, typer.Option(help="Seconds a segment; default: as in training, else 1.")] = None,
     ask: Annotated[list[str] | None, typer.Option(metavar="TIME:QUERY", help="e.g. '3.5:who is there ?'")] = None,
     stdin: Annotated[bool, typer.Option("--stdin", help="Every line on stdin is a query, asked now.")] = False,
     realtime: Annotated[
@@ -86,7 +86,7 @@ def watch(
         checkpoint,
         open_source(source, checkpoint.contract.fps if fps is None else fps),
         LiveSettings(
-            segment_seconds=segment,
+            segment_seconds=checkpoint.contract.cut_seconds if segment is None else segment,
             thought_tokens=thought_tokens,
             answer_tokens=answer_tokens,
             speed=clocked if realtime else None,

@@ -28,6 +28,7 @@ async function load(chosen) {
   state = await (await fetch("/api/state")).json();
   const thinks = state.thinks ? "thinks about every segment" : "does not think";
   $("about").textContent = `Think whilst you watch. This model ${thinks}; ${state.layout}, ${state.fps} frames a second.`;
+  $("segment").defaultValue = state.segment;  // shown until it is changed by hand
   const wanted = chosen || $("video").value;
   $("video").replaceChildren(...state.videos.map((v) => new Option(v.uploaded ? `${v.name} (uploaded)` : v.name, v.id)));
   if (state.videos.some((v) => v.id === wanted)) $("video").value = wanted;
