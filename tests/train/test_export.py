@@ -195,7 +195,8 @@ def test_checkpoints_and_shards_of_ranks(runs: Mapping[str, Path], tmp_path: Pat
     # a run that was stopped, with its tensors in the shards of ranks: train.sharding puts them together
     stopped = tmp_path / "stopped"
     stopped.mkdir()
-    (stopped / "recipe.yaml").write_text((run / "recipe.yaml").read_text())
+    for noted in ("recipe.yaml", "segments.json"):
+        (stopped / noted).write_text((run / noted).read_text())
     together = load(run).model.state_dict()
 
     def checkpoint(model: Mapping[str, torch.Tensor]) -> None:
