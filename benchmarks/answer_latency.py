@@ -34,7 +34,8 @@ from whilst.backbones.base import load
 from whilst.backbones.tiny import Family
 from whilst.checkpoint import Checkpoint, Contract
 from whilst.clips import SegmentClip
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.sample import Sample, Thought
 
 TARGET, AT = 15.7, 16  # times, at so many segments

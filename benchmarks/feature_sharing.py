@@ -28,7 +28,8 @@ from benchmarks.grpo_update import FAMILY, SIZES, timeline
 from train.policies import Limits, StreamPolicy, Task, ViewStore
 from whilst.backbones.base import Backbone, load
 from whilst.episode import Episode
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 
 TARGET = 6.0
 TOLERANCE = 1e-4  # of log-probs: a batch of other clips may round differently

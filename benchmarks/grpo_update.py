@@ -57,7 +57,8 @@ from whilst.attention import set_backend
 from whilst.backbones.base import Backbone, freeze_vision, load
 from whilst.backbones.tiny import Family
 from whilst.episode import Episode, Turn
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Event, Query, Sample, Segment, Video
 
 TARGET, AT = 3.0, 8  # times, at so many turns

@@ -27,7 +27,8 @@ from benchmarks._streams import FPS, checkpoint
 from whilst.backbones.base import load
 from whilst.clips import View
 from whilst.policies import make_policy
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.runtime import StreamBatch, encode_clips
 from whilst.sample import Query, Segment
 from whilst.sampling import forced

@@ -28,7 +28,8 @@ from transformers import AutoTokenizer
 from benchmarks._measure import last_line, one_thread, paired_ratio, table, take_turns
 from benchmarks._streams import FPS, checkpoint, stream
 from whilst.backbones.base import load_spec
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.visibility import GENERATED, Rule, Tokens, block_mask, dense_mask
 
 RULE = Rule("row_shift")

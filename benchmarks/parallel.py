@@ -32,7 +32,8 @@ from whilst.backbones.tiny import Family
 from whilst.clips import SegmentClip
 from whilst.events import SegmentRead, StreamEvent, ThoughtDone
 from whilst.parallel import Mode, ParallelStream
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.runtime import StreamBatch, encode_clips
 
 TARGET = 1.5

@@ -27,7 +27,8 @@ from benchmarks.feature_sharing import check_equal, tasks
 from benchmarks.grpo_update import FAMILY, SIZES
 from train.policies import Limits, StreamPolicy, Task
 from whilst.backbones.base import Backbone, load
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 
 TARGET = 4.0
 LIMITS = Limits(thought_tokens=24, answer_tokens=8)

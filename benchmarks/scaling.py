@@ -40,7 +40,8 @@ from train.rows import Item
 from whilst.backbones.base import Backbone, load
 from whilst.backbones.tiny import Family, build_tiny
 from whilst.clips import shapes
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 
 TARGET = 1.5
 TOLERANCE = 1e-4  # of the gradient's norm

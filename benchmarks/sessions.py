@@ -23,7 +23,8 @@ from benchmarks.rollout import let_turns_end
 from whilst.backbones.base import Backbone, load
 from whilst.clips import View
 from whilst.policies import Policy, make_policy
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.runtime import StreamBatch, encode_clips
 from whilst.sample import Query
 

@@ -33,7 +33,8 @@ from train.rows import Item
 from whilst.backbones.base import VIDEO_PAD, Backbone, load
 from whilst.backbones.tiny import Family
 from whilst.clips import shapes
-from whilst.render import IGNORE, RenderConfig, Renderer
+from whilst.render import IGNORE, Renderer
+from whilst.render_config import RenderConfig
 from whilst.visibility import Rule
 
 TARGET = 1.10

@@ -28,7 +28,8 @@ from benchmarks._streams import checkpoint, clips, stream
 from whilst.attention import build_mask
 from whilst.backbones.base import Backbone, Features, load
 from whilst.clips import shapes
-from whilst.render import IGNORE, RenderConfig, Renderer, TokenRow
+from whilst.render import IGNORE, Renderer, TokenRow
+from whilst.render_config import RenderConfig
 from whilst.sample import Sample, Thought
 from whilst.visibility import Rule, Tokens
 

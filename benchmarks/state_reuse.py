@@ -31,7 +31,8 @@ from whilst.backbones.base import Backbone, load
 from whilst.backbones.tiny import Family
 from whilst.checkpoint import Checkpoint, Contract
 from whilst.clips import SegmentClip
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Event, Query, Sample, Segment
 
 TARGET = 5.0

@@ -17,7 +17,8 @@ from evaluation.predict import predict
 from whilst.backbones.base import Backbone
 from whilst.checkpoint import Checkpoint, Contract
 from whilst.clips import segment_clips
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video
 from whilst.video import read_frames, write_video
 

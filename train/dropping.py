@@ -33,7 +33,8 @@ from transformers import TrainerCallback
 from train.rows import Item
 from whilst.backbones.base import BackboneError, VisionSpec
 from whilst.policies.tokens import Alike, cosine, likeness, unlike
-from whilst.render import RenderConfig, TokenRow
+from whilst.render import TokenRow
+from whilst.render_config import RenderConfig
 
 
 class DroppingError(ValueError):

@@ -26,7 +26,7 @@ from train.stage import (
 from train.vllm_policy import VLLMSettings
 from whilst.checkpoint import CONTRACT, Contract, read_contract
 from whilst.episode import polls
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.sample import Sample
 
 

@@ -21,7 +21,8 @@ from train.rows import NO_LIMITS, UNUSABLE, DataError, Item, Limits, Rejected, T
 from whilst.backbones.base import VISION_TOKENS, VisionSpec
 from whilst.backbones.published import is_local
 from whilst.clips import size_within
-from whilst.render import IGNORE, RenderConfig, Renderer, TokenRow
+from whilst.render import IGNORE, Renderer, TokenRow
+from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Event, Query, Sample, Segment, Thought, Video, read_samples, samples_exist
 
 FIRST_SAMPLES = 8

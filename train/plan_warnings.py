@@ -16,7 +16,8 @@ from train.sizes import Sizes
 from train.stage import StageError, TrainRecipe
 from train.vllm_policy import PolicyError, check_servable
 from whilst.backbones.base import VisionSpec
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 
 LONG = 500  # updates without a checkpoint between them
 

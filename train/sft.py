@@ -38,7 +38,8 @@ from train.stage import (
     ranks,
 )
 from whilst.checkpoint import Contract
-from whilst.render import IGNORE, RenderConfig, Renderer, TokenRow
+from whilst.render import IGNORE, Renderer, TokenRow
+from whilst.render_config import RenderConfig
 from whilst.sample import read_samples
 
 PREPARED, PREPARED_VALIDATION = "prepared.json", "prepared_validation.json"

@@ -13,7 +13,8 @@ from transformers.utils import cached_file
 from whilst.backbones.base import Backbone, BackboneError, load
 from whilst.policies import Policy, make_policy
 from whilst.recipe import load_recipe
-from whilst.render import RENDERER, RenderConfig, Renderer
+from whilst.render import RENDERER, Renderer
+from whilst.render_config import RenderConfig
 
 CONTRACT = "streaming.yaml"
 NOT_PUBLISHED = "not-published"  # the base of an exported model whose own base is on no Hub

@@ -15,7 +15,8 @@ from whilst.backbones.base import Backbone
 from whilst.checkpoint import CONTRACT, Checkpoint, Contract
 from whilst.clips import SegmentClip
 from whilst.recipe import save_resolved
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Event, Query, Sample, Segment, Silence, Thought, Video, validate, write_jsonl
 from whilst.video import write_video
 

@@ -32,7 +32,7 @@ from evaluation.recipe import EvalRecipe, Job, Reading, named_jobs
 from evaluation.run import run_job
 from whilst.checkpoint import CONTRACT
 from whilst.recipe import save_resolved
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.sample import Sample, read_samples, write_jsonl
 
 ROOT = Path(__file__).parents[2]

@@ -38,7 +38,7 @@ from whilst.backbones.base import load
 from whilst.checkpoint import Checkpoint, Contract
 from whilst.clips import SegmentClip
 from whilst.episode import polls
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.runtime import StreamBatch
 from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought
 

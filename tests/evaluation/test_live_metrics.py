@@ -28,7 +28,8 @@ from tests.streams import one_pass, rows_of
 from whilst.backbones.base import Backbone
 from whilst.checkpoint import Checkpoint, Contract
 from whilst.clips import SegmentClip
-from whilst.render import IGNORE, RenderConfig, Renderer
+from whilst.render import IGNORE, Renderer
+from whilst.render_config import RenderConfig
 from whilst.runtime import encode_clips
 from whilst.sample import Answer, Event, Query, Sample, Segment, Silence, Thought, Video, validate
 

@@ -20,7 +20,8 @@ from evaluation.charts import mask_image, row_turns
 from evaluation.figures import ReportError, facts, headline, points
 from evaluation.report import MaskPicture, Pictures, Timeline, print_table, write_report
 from whilst.backbones.base import VIDEO_PAD, VISION_END, VISION_START, ClipShape, VisionSpec
-from whilst.render import RenderConfig, Renderer, Role
+from whilst.render import Renderer, Role
+from whilst.render_config import RenderConfig
 from whilst.sample import Sample
 
 KINDS = ("all", "backward", "backward/count", "backward/which_in", "forward", "order", "present", "unanswerable")

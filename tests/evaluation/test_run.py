@@ -17,7 +17,7 @@ from evaluation.recipe import EvalRecipe, Job, Reading, asked_controls, check_re
 from evaluation.run import learning_curve, reward_curve, run, run_job
 from whilst.checkpoint import CONTRACT, read_contract
 from whilst.recipe import RecipeError, load_recipe, save_resolved
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.sample import Query, Sample, read_samples
 
 ARMS = {"thinking": "t", "kv": "k", "lazy": "l", "better": "b"}

@@ -13,7 +13,7 @@ from evaluation.predict import EvaluationError
 from evaluation.predictions import predict_all
 from evaluation.recipe import EvalRecipe, Reading, named_jobs
 from evaluation.tasks import for_tasks, phases, run_share, undone
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 
 TEXT = RenderConfig(layout="recurrent_packed", rule="text_memory")
 

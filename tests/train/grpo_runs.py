@@ -26,7 +26,7 @@ from train.grpo_recipe import EpisodeData, GRPORecipe, LossSettings
 from train.rollouts import RolloutSettings
 from train.stage import ModelSettings, OptimSettings, TrainRecipe
 from whilst.episode import Episode
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, write_jsonl
 from whilst.video import write_video
 

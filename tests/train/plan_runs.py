@@ -11,7 +11,8 @@ from train.stage import LoraSettings, ModelSettings, OptimSettings
 from whilst.backbones import FAMILIES
 from whilst.backbones.base import Backbone, load_spec
 from whilst.backbones.tiny import build_tiny
-from whilst.render import IGNORE, RenderConfig
+from whilst.render import IGNORE
+from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, write_jsonl
 from whilst.video import write_video
 

@@ -22,7 +22,8 @@ from whilst.backbones.base import Backbone, BackboneError
 from whilst.checkpoint import load_checkpoint
 from whilst.clips import SegmentClip
 from whilst.policies import PolicyError, make_policy
-from whilst.render import IGNORE, RenderConfig, Renderer
+from whilst.render import IGNORE, Renderer
+from whilst.render_config import RenderConfig
 from whilst.runtime import encode_clips
 from whilst.sample import Answer, Query, Sample, Segment, Video, write_jsonl
 from whilst.video import write_video

@@ -31,8 +31,8 @@ from train.rows import DataError
 from whilst.backbones.base import Backbone, ban_vision_tokens, load
 from whilst.clips import SegmentClip
 from whilst.episode import Episode, Turn
-from whilst.render import IGNORE, RenderConfig, Renderer, RenderError
-from whilst.render_config import MemoryCut
+from whilst.render import IGNORE, Renderer, RenderError
+from whilst.render_config import MemoryCut, RenderConfig
 from whilst.sample import Answer, Sample, Silence, Thought
 
 LIMITS = Limits(thought_tokens=5, answer_tokens=3)

@@ -28,7 +28,7 @@ from whilst.backbones.base import VISION_TOKENS, load
 from whilst.checkpoint import CONTRACT, NOT_PUBLISHED, read_contract
 from whilst.exported import ExportError, read_exported
 from whilst.files import fingerprints
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, read_samples, write_jsonl
 from whilst.session import StreamSession
 from whilst.video import write_video

@@ -15,7 +15,8 @@ from train.losses import DecisionLoss, Decisions, LossError, SFTLoss, class_weig
 from train.sft import DataSettings, SFTRecipe, StreamingSFTTrainer, build_trainer, run
 from train.stage import ModelSettings, OptimSettings
 from whilst.backbones.base import Backbone
-from whilst.render import IGNORE, RenderConfig, Renderer
+from whilst.render import IGNORE, Renderer
+from whilst.render_config import RenderConfig
 from whilst.sample import Sample, Segment, Silence, Thought, Video, write_jsonl
 from whilst.video import write_video
 

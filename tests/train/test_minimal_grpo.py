@@ -25,7 +25,7 @@ from train.stage import ModelSettings, OptimSettings
 from whilst.backbones.base import load
 from whilst.checkpoint import CONTRACT, Contract
 from whilst.recipe import save_resolved
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, read_samples, write_jsonl
 from whilst.video import write_video
 

@@ -12,7 +12,7 @@ from train.rows import DataError
 from train.stage import ModelSettings, OptimSettings, StageError
 from whilst.checkpoint import CONTRACT, Contract
 from whilst.recipe import save_resolved
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 
 
 def test_epochs_global_batch_and_warm_up() -> None:

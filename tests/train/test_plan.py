@@ -19,8 +19,8 @@ from whilst import cli
 from whilst.backbones.base import BackboneError
 from whilst.backbones.published import PUBLISHED
 from whilst.hardware import Launch
-from whilst.render import RenderConfig, Renderer
-from whilst.render_config import MemoryCut
+from whilst.render import Renderer
+from whilst.render_config import MemoryCut, RenderConfig
 from whilst.sample import Sample, Segment, Thought, Video, write_jsonl
 from whilst.video import write_video
 

@@ -26,7 +26,8 @@ from train.sft import DataSettings, SFTRecipe
 from train.stage import ModelSettings, OptimSettings
 from train.stopping import PREEMPTED, Interrupted, catching
 from whilst.backbones.base import load
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.runs import Run, read_run, write_run
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, read_samples, write_jsonl
 from whilst.video import write_video

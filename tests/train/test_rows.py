@@ -16,7 +16,8 @@ from train.sft import DataSettings
 from whilst.attention import unpack_mask
 from whilst.backbones.base import Backbone
 from whilst.clips import SegmentClip
-from whilst.render import IGNORE, RenderConfig, Renderer
+from whilst.render import IGNORE, Renderer
+from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought, Video, write_jsonl
 from whilst.video import write_video
 from whilst.visibility import FIELDS, RULES, Rule, block_mask, dense_mask

@@ -9,7 +9,7 @@ import pytest
 from train.segments import note_segments, noted_segments, segment_seconds
 from whilst.backbones.base import BackboneError
 from whilst.checkpoint import Contract
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.sample import Sample, Segment, Video
 
 

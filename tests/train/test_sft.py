@@ -25,8 +25,7 @@ from train.stage import LoraSettings, ModelSettings, OptimSettings
 from whilst.backbones.base import BackboneError
 from whilst.checkpoint import load_checkpoint
 from whilst.recipe import load_recipe, save_resolved
-from whilst.render import RenderConfig
-from whilst.render_config import MemoryCut
+from whilst.render_config import MemoryCut, RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, read_samples, write_jsonl
 from whilst.session import StreamSession
 from whilst.video import write_video

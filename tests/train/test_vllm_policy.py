@@ -44,7 +44,8 @@ from whilst.backbones.base import Backbone
 from whilst.chunks import TurnFormat
 from whilst.clips import SegmentClip
 from whilst.positions import place
-from whilst.render import IGNORE, RenderConfig, Renderer
+from whilst.render import IGNORE, Renderer
+from whilst.render_config import RenderConfig
 from whilst.sample import Sample
 
 LIMITS = Limits(thought_tokens=6, answer_tokens=4)

@@ -39,7 +39,8 @@ from whilst.backbones.tiny import build_tiny
 from whilst.chunks import Numbering, Role, TurnFormat
 from whilst.clips import SegmentClip
 from whilst.episode import Episode
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.runtime import encode_clips
 from whilst.visibility import GENERATED, RECEIVED
 

@@ -7,7 +7,7 @@ import pytest
 from whilst.checkpoint import CONTRACT, Contract, load_checkpoint, read_contract
 from whilst.policies import Chain, PolicyError, SinkWindow
 from whilst.recipe import RecipeError, save_resolved
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 
 POLICY = (
     {"name": "drop_similar", "threshold": 0.5},

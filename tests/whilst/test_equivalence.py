@@ -17,8 +17,8 @@ from train.collate import Collator
 from train.rows import Item
 from whilst.backbones.base import Backbone
 from whilst.clips import SegmentClip, View
-from whilst.render import IGNORE, RenderConfig, Renderer, TokenRow
-from whilst.render_config import MemoryCut
+from whilst.render import IGNORE, Renderer, TokenRow
+from whilst.render_config import MemoryCut, RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Thought
 from whilst.visibility import GENERATED, RECEIVED
 

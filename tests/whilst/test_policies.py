@@ -29,7 +29,8 @@ from whilst.memory import rotate
 from whilst.policies import POLICIES, PolicyError, Watched, make_policy
 from whilst.policies.base import ranks
 from whilst.positions import Grid, place
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.retrieval import OffloadError, Store
 from whilst.runtime import RuntimeStateError, StreamBatch, encode_clips
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video

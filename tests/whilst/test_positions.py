@@ -13,7 +13,8 @@ import torch
 from tests.streams import rows_of, timeline, views_of
 from whilst.backbones.base import Backbone
 from whilst.positions import SCHEMES, Grid, GroupDecoupled, Interleaved, Piece, PositionError, make_scheme, place
-from whilst.render import RenderConfig, Renderer, Role
+from whilst.render import Renderer, Role
+from whilst.render_config import RenderConfig
 
 PROMPT, VIDEO, ANSWERS = 5, (4, 4, 4), (3, 3, 6)  # tokens of the 1-D worked example
 RECEIVED_END = PROMPT + sum(VIDEO)

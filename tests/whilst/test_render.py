@@ -13,8 +13,8 @@ from whilst.backbones.base import VIDEO_PAD, Backbone
 from whilst.chunks import Role, TurnFormat
 from whilst.memory import MemoryCapError
 from whilst.positions import PositionError
-from whilst.render import IGNORE, RenderConfig, Renderer, RenderError, TokenRow
-from whilst.render_config import Layout, MemoryCut
+from whilst.render import IGNORE, Renderer, RenderError, TokenRow
+from whilst.render_config import Layout, MemoryCut, RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video
 from whilst.visibility import FIELDS, GENERATED, RECEIVED, Tokens, VisibilityError, dense_mask
 

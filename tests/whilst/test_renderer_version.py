@@ -10,7 +10,8 @@ import pytest
 from whilst.backbones.base import Backbone, BackboneError, ClipShape
 from whilst.checkpoint import CONTRACT, Contract, read_contract
 from whilst.recipe import save_resolved
-from whilst.render import RENDERER, RenderConfig, Renderer
+from whilst.render import RENDERER, Renderer
+from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought, Video
 
 CONFIGS = {

@@ -19,7 +19,8 @@ from tests.streams import FPS, frames
 from whilst.backbones.base import Backbone
 from whilst.checkpoint import Checkpoint, Contract
 from whilst.decode import VideoError
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.serve import MARK, ServeError, Server, ServeSettings, make_server
 from whilst.serve_page import videos as library
 from whilst.serve_page.runs import MOST_WAITING, Outbox

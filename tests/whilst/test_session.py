@@ -11,7 +11,8 @@ import torch
 from tests.streams import FPS, frames
 from whilst.backbones.base import Backbone
 from whilst.proactive import STATES, Proactive, ProactiveError, Threshold
-from whilst.render import RenderConfig, Renderer, RenderError
+from whilst.render import Renderer, RenderError
+from whilst.render_config import RenderConfig
 from whilst.runtime import RuntimeStateError, StreamBatch, encode_clips
 from whilst.sample import Query, Segment
 from whilst.sampling import Sampler, greedy

@@ -14,7 +14,8 @@ from whilst.backbones.base import Backbone
 from whilst.checkpoint import Checkpoint, Contract
 from whilst.clips import SegmentClip
 from whilst.proactive import Proactive
-from whilst.render import IGNORE, RenderConfig, Renderer, RenderError
+from whilst.render import IGNORE, Renderer, RenderError
+from whilst.render_config import RenderConfig
 from whilst.runtime import RuntimeStateError, StreamBatch
 from whilst.sample import Answer, Query, Sample, Segment, Silence, Thought, Video
 from whilst.session import StreamSession

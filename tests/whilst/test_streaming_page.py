@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from tests.streams import frames
 from whilst.cli import app
 from whilst.events import StreamEvent
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.video import write_video
 
 PAGE = (Path(__file__).parents[2] / "docs" / "STREAMING.md").read_text(encoding="utf-8")

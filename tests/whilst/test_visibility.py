@@ -15,7 +15,8 @@ import torch
 from tests.streams import one_pass, row_features, rows_of, timeline, views_of
 from whilst.attention import BACKENDS, build_mask, check_backend, set_backend
 from whilst.backbones.base import Backbone, load
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.visibility import FIELDS, GENERATED, RECEIVED, RULES, Rule, Tokens, VisibilityError, block_mask, dense_mask
 
 # --- random timelines ---------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ from whilst.events import (
     ThoughtDone,
 )
 from whilst.pace import Frame, Source
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.watch import Lines, lines_of, watch
 
 

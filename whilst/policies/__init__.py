@@ -34,7 +34,7 @@ from whilst.policies.base import Policy, PolicyError, Selection, Watched
 from whilst.policies.tokens import Carrier, Curvature, DropSimilar, KeyNorm, Surprise
 from whilst.policies.windows import RecentFrames, Retrieval, SinkWindow, VisualWindow
 from whilst.positions import Grid
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.visibility import Tokens
 
 __all__ = [

@@ -9,7 +9,7 @@ import torch
 
 from whilst.backbones.base import Features
 from whilst.positions import Grid
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.visibility import Tokens
 
 

@@ -14,7 +14,7 @@ from whilst.backbones.base import Features
 from whilst.policies.base import Policy, PolicyError, Selection, Watched, positive, with_their_turns
 from whilst.policies.windows import VisualWindow
 from whilst.positions import Grid
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.visibility import Tokens
 
 T = TypeVar("T")

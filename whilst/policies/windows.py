@@ -10,7 +10,7 @@ import torch
 
 from whilst.chunks import Role
 from whilst.policies.base import Policy, PolicyError, Watched, positive, ranks, with_their_turns
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.visibility import Rule, Tokens
 
 

@@ -11,7 +11,7 @@ from evaluation.compare import compare
 from evaluation.recipe import EvalRecipe
 from evaluation.run import run
 from tests.evaluation.benchmarks.real import write
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 from whilst.video import write_video
 
 OVO = [

@@ -31,7 +31,8 @@ from whilst.backbones.base import (
 )
 from whilst.clips import SegmentClip
 from whilst.positions import Grid
-from whilst.render import RenderConfig, Renderer
+from whilst.render import Renderer
+from whilst.render_config import RenderConfig
 from whilst.runtime import encode_clips
 from whilst.visibility import FIELDS, Rule, Tokens
 

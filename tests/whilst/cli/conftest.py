@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.whilst.cli.command import TINY, invoke, make_world
-from whilst.render import RenderConfig
+from whilst.render_config import RenderConfig
 
 
 @pytest.fixture(scope="session")
