@@ -218,16 +218,27 @@ class Ocr(Graded):
 OPEN: dict[str, Callable[..., Graded]] = {"exact": Exact, "verbatim": Verbatim, "f1": F1, "rouge": Rouge, "ocr": Ocr}
 
 
+# problem_type of Video-R1 (open_r1/grpo.py, accuracy_reward), beside its choices
+VIDEO_R1: dict[str, Graded] = {
+    "numerical": Rounded(digits=2),
+    "ocr": Ocr(),
+    "free_form": Rouge(),
+    "regression": Regression(epsilon=1e-9),
+}
+
+
 @dataclass(frozen=True)
 class Accuracy(Graded):
     """Each query by the type of its answer: multiple choice where it has options, else yes/no, number, or open.
 
-    open: how open answers are compared, a name of OPEN. absolute, relative: tolerance of numbers.
+    open: how open answers are compared, a name of OPEN. absolute, relative: tolerance of numbers. types: whether the
+    answer says its type, or first of all the query's kind, one of VIDEO_R1, as that paper grades them.
     """
 
     open: Literal["exact", "verbatim", "f1", "rouge", "ocr"] = "exact"
     absolute: float = 0.0
     relative: float = 0.0
+    types: Literal["answer", "video_r1"] = "answer"
 
     def __post_init__(self) -> None:
         Number(absolute=self.absolute, relative=self.relative)  # checks them
@@ -236,7 +247,9 @@ class Accuracy(Graded):
         return self._type(gold, query).grade(said, gold, query)
 
     def _type(self, gold: str, query: Query) -> Graded:
-        for of_type in (MultipleChoice(), YesNo(), Number(absolute=self.absolute, relative=self.relative)):
+        of_kind = VIDEO_R1.get(query.kind or "") if self.types == "video_r1" else None
+        found = (MultipleChoice(), of_kind, YesNo(), Number(absolute=self.absolute, relative=self.relative))
+        for of_type in filter(None, found):
             if of_type.applies(query, gold):
                 return of_type
         return OPEN[self.open]()

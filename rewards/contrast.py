@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from rewards.accuracy import Accuracy
 from rewards.base import Reward, RewardError, Scene, Scored
@@ -42,7 +42,8 @@ class TGRPO:
 
     `bonus` for an episode with an accuracy above `floor`, if the group's mean accuracy is at least `ratio` times that
     of rollouts on shuffled frames; else 0. ratio is 1.0 in the paper (p >= p~) and 0.8 in its code. Where both means
-    are 0 the condition holds, but no episode is above `floor`: nobody gets the bonus.
+    are 0 the condition holds, but no episode is above `floor`: nobody gets the bonus. types: as in `Accuracy`; the code
+    takes the accuracy that it rewards, ROUGE and word error included (`video_r1`).
     None for a sample without queries. Parts: group and shuffled (mean accuracies).
     """
 
@@ -50,6 +51,7 @@ class TGRPO:
     ratio: float = 0.8
     floor: float = 0.1
     answer_in: Place = "whole"
+    types: Literal["answer", "video_r1"] = "answer"
 
     perturbations: ClassVar[tuple[str, ...]] = ("shuffled_frames",)
 
@@ -58,7 +60,7 @@ class TGRPO:
             raise RewardError(f"t_grpo: ratio {self.ratio} must be 0 or more, floor {self.floor} in [0, 1)")
 
     def __call__(self, episode: Episode, scene: Scene) -> Scored | None:
-        accuracy = Accuracy(answer_in=self.answer_in)
+        accuracy = Accuracy(answer_in=self.answer_in, types=self.types)
         own = accuracy_of(episode, accuracy)
         if own is None:
             return None

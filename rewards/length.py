@@ -125,6 +125,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dapo_overlong": ("soft_overlong", {"limit": 20480, "cache": 4096}),
     "video_r1_length": (
         "length_bonus",
-        {"answer_in": "tag", "bonus": 0.2, "shortest": 320, "longest": 512, "above": 0.1, "open": "rouge"},
+        {"answer_in": "tag", "bonus": 0.2, "shortest": 320, "longest": 512, "above": 0.1, "types": "video_r1"},
     ),
 }

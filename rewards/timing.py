@@ -31,6 +31,8 @@ class Pauc:
     counts until the next, and `before` (0.5 of 2) until the first: silence is worth 0.25, a wrong reply less. A score
     is `most` times how right the reply is. A window without length has the score that holds at its end.
 
+    delay: how much of a reply's delay counts; MMDuet2's code halves it, so that a right reply at te is worth more than
+    half, and scores replies 0 to 4 (`most`).
     early: the formula reads replies in the window alone (`ignored`), so that the same reply at every poll is worth 1.
     `void`: a reply before the window leaves nothing of the first answer's area; it was a guess.
     Mean over answers, then over queries; None for a sample without standing queries.
@@ -40,12 +42,15 @@ class Pauc:
     match: Match = "exact"
     most: float = 2.0
     before: float = 0.5
+    delay: float = 1.0
 
     perturbations: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.before < self.most:
             raise RewardError(f"pauc: before {self.before} must be in [0, most), most is {self.most}")
+        if not 0 < self.delay <= 1:
+            raise RewardError(f"pauc: delay {self.delay} must be above 0 and at most 1")
 
     def __call__(self, episode: Episode, scene: Scene) -> Scored | None:
         found = standing(episode.sample)
@@ -55,7 +60,7 @@ class Pauc:
         areas = []
         for gold in one.golds:
             scores = [
-                (reply.time, self.most * agreement(reply, one.query, gold.text, self.match))
+                (self._counted(gold, reply.time), self.most * agreement(reply, one.query, gold.text, self.match))
                 for reply in replies
                 if gold.holds(reply.time)
             ]
@@ -63,6 +68,9 @@ class Pauc:
         if self.early == "void" and any(reply.time < one.golds[0].start for reply in replies):
             areas[0] = 0.0
         return sum(areas) / len(areas)
+
+    def _counted(self, gold: Gold, time: float) -> float:
+        return time if self.delay == 1.0 else gold.start + self.delay * (time - gold.start)
 
     def area(self, gold: Gold, scores: list[tuple[float, float]]) -> float:
         steps = [(gold.start, self.before), *scores]
@@ -223,8 +231,9 @@ class InSpan:
 class MMDuet2:
     """w1 PAUC + w2 rep + w3 in_span + w4 prefix (MMDuet2): `Pauc` with replies before the window ignored, as published.
 
-    The weights are not in what is public of the paper; one each is ours. Parts: the four, unweighted; in_span is left
-    out (0) for samples that it does not apply to. None for a sample without standing queries.
+    The weights are not in what is public of the paper; one each is ours, those of the released script are in
+    recipes/mmduet2. most, delay: as in `Pauc`; the release has 4 and 0.5. Parts: the four, unweighted; in_span is left out
+    (0) for samples that it does not apply to. None for a sample without standing queries.
     """
 
     pauc: float = 1.0
@@ -232,11 +241,19 @@ class MMDuet2:
     in_span: float = 1.0
     prefix: float = 1.0
     match: Match = "exact"
+    most: float = 2.0
+    delay: float = 1.0
 
     perturbations: ClassVar[tuple[str, ...]] = ()
 
+    def __post_init__(self) -> None:
+        self._area()  # checks them
+
+    def _area(self) -> Pauc:
+        return Pauc("ignored", self.match, self.most, delay=self.delay)
+
     def __call__(self, episode: Episode, scene: Scene) -> Scored | None:
-        area = Pauc("ignored", self.match)(episode, scene)
+        area = self._area()(episode, scene)
         if area is None:
             return None
         rest: dict[str, Reward] = {"rep": Duplicates(), "in_span": InSpan(), "prefix": Prefix()}

@@ -46,6 +46,20 @@ def test_the_bonus_of_t_grpo(shuffled: list[float], code: bool, paper: bool) -> 
     assert bonuses(TGRPO(bonus=1.0, floor=0.5), group, shuffled) == ([1.0, 0.0, 0.0] if code else [0.0] * 3)
 
 
+def test_t_grpo_grades_by_kind_as_video_r1_does() -> None:
+    # ROUGE of "a red ball" and "a red cube": (2/3 + 1/2 + 2/3) / 3 = 11/18; relative error of 8 and 10: 0.2
+    for kind, gold, said, graded in (("free_form", "a red cube", "a red ball", 11 / 18), ("regression", "10", "8", 0.8)):
+        of = sample(ask("q", gold, kind=kind))
+        near, wrong = (episode(of, replies={"q": f"<answer>{text}</answer>"}) for text in (said, "nothing"))
+        there = Scene((near, wrong), {"shuffled_frames": (wrong,)})
+        by_kind = TGRPO(answer_in="tag", types="video_r1")
+        first, second = by_kind(near, there), by_kind(wrong, there)
+        assert first is not None and second is not None
+        assert (first.score, second.score) == (0.3, 0.0) and first.parts["group"] == pytest.approx(graded / 2)
+        exact = TGRPO(answer_in="tag")(near, there)
+        assert exact is not None and exact.score == 0.0
+
+
 def test_where_nobody_is_ever_right_nobody_gets_the_bonus() -> None:
     assert bonuses(TGRPO(), [0.0, 0.0], [0.0]) == [0.0, 0.0]
     assert bonuses(TGRPO(), [0.0, 0.0], [1.0]) == [0.0, 0.0]

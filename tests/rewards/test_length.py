@@ -78,6 +78,17 @@ def test_length_bonus_of_video_r1() -> None:
     assert given is not None and given.parts == {"tokens": 320.0, "right_in_group": 4.0}
 
 
+@pytest.mark.parametrize(("kind", "gold", "said"), [("ocr", "exit to hall", "exit to hell"), ("regression", "10", "8")])
+def test_length_bonus_of_video_r1_is_for_what_it_rewards_as_accuracy(kind: str, gold: str, said: str) -> None:
+    shown = sample(ask("q", gold, kind=kind))
+
+    def rollout(answer: str) -> Episode:
+        return episode(shown, replies={"q": f"<think> {words(400)} </think> <answer>{answer}</answer>"})
+
+    group = (rollout(said), rollout(gold), rollout("nothing"))
+    assert [scored(build("video_r1_length", {}), one, Scene(group)) for one in group] == [0.2, 0.2, 0.0]
+
+
 def test_brevity_is_accuracy_times_what_is_left() -> None:
     one = episode(SHOWN, [words(3), ""], {"q": "red"})  # 4, 1 and 2 tokens: 7/3 a turn
     assert scored(Brevity(most=14), one) == pytest.approx(1 - 7 / 3 / 14)

@@ -101,6 +101,23 @@ def test_pauc_of_a_reply_that_is_partly_right() -> None:
     assert score(Pauc(), [(4.0, "red square")], of) == 0.0
 
 
+# Scores 0 to 4, 0.5 of them before a reply, half of a delay counts: te - ts = 4, S = 4.
+# right at 4: 1      right at 8, as if at 6: (2 * 0.5 + 2 * 4) / 16 = 0.5625      silence: 4 * 0.5 / 16 = 0.125
+# right at 6, as if at 5, wrong at 8, as if at 6: (0.5 + 4 + 0) / 16 = 0.28125
+@pytest.mark.parametrize(
+    ("said", "value"),
+    [
+        ([(4.0, "now")], 1.0),
+        ([(8.0, "now")], 0.5625),
+        ([], 0.125),
+        ([(6.0, "now"), (8.0, "no")], 0.28125),
+    ],
+)
+def test_pauc_as_the_code_of_mmduet2_has_it(said: Said, value: float) -> None:
+    assert score(Pauc("ignored", most=4.0, delay=0.5), said) == pytest.approx(value)
+    assert score(MMDuet2(in_span=0.0, most=4.0, delay=0.5), said) == pytest.approx(value)
+
+
 def test_a_reply_before_the_window_voids_the_area_unless_it_is_ignored() -> None:
     assert score(MMDUET2, [(2.0, "now"), (4.0, "now")]) == 1.0
     assert score(Pauc(), [(2.0, "now"), (4.0, "now")]) == 0.0
@@ -256,6 +273,9 @@ def test_talking_all_the_time_does_not_pay_even_in_the_right_words() -> None:
 def test_constants_are_checked() -> None:
     with pytest.raises(RewardError, match="pauc: before"):
         Pauc(before=2.0)
+    for make in (Pauc, MMDuet2):
+        with pytest.raises(RewardError, match="pauc: delay 0"):
+            make(delay=0.0)
     with pytest.raises(RewardError, match="window_f1: least"):
         WindowF1(least=0.0)
     with pytest.raises(RewardError, match="late nan"):
