@@ -232,8 +232,8 @@ class MMDuet2:
     """w1 PAUC + w2 rep + w3 in_span + w4 prefix (MMDuet2): `Pauc` with replies before the window ignored, as published.
 
     The weights are not in what is public of the paper; one each is ours, those of the released script are in
-    recipes/mmduet2. most, delay: as in `Pauc`; the release has 4 and 0.5. Parts: the four, unweighted; in_span is left out
-    (0) for samples that it does not apply to. None for a sample without standing queries.
+    recipes/mmduet2. most, delay: as in `Pauc`; the release has 4 and 0.5. Parts: the four, unweighted; in_span is left
+    out (0) for samples that it does not apply to. None for a sample without standing queries.
     """
 
     pauc: float = 1.0

@@ -48,7 +48,8 @@ def test_the_bonus_of_t_grpo(shuffled: list[float], code: bool, paper: bool) -> 
 
 def test_t_grpo_grades_by_kind_as_video_r1_does() -> None:
     # ROUGE of "a red ball" and "a red cube": (2/3 + 1/2 + 2/3) / 3 = 11/18; relative error of 8 and 10: 0.2
-    for kind, gold, said, graded in (("free_form", "a red cube", "a red ball", 11 / 18), ("regression", "10", "8", 0.8)):
+    cases = (("free_form", "a red cube", "a red ball", 11 / 18), ("regression", "10", "8", 0.8))
+    for kind, gold, said, graded in cases:
         of = sample(ask("q", gold, kind=kind))
         near, wrong = (episode(of, replies={"q": f"<answer>{text}</answer>"}) for text in (said, "nothing"))
         there = Scene((near, wrong), {"shuffled_frames": (wrong,)})
