@@ -7,9 +7,10 @@ The rules, as the released code has them:
 3. A narration needs two words, and one that repeats the narration before it word for word is skipped.
 4. At every other frame nothing is said, and that is learned: an explicit Silence of the instruction.
 
-Open: LIVE's refinement of "C does" to "You do" is a matter of the annotation reader here. It cuts a stream at the
-frames a model takes (1200 or 7200); here the stream goes on in the next sample, so that no narration is lost. Its
-stream begins with the first narration, ours with the video. A narration is said once it can be known (`knowable_at`), which for points in time is their moment.
+Open: LIVE's refinement of "C does" to "You do" is a matter of the annotation reader here. It begins a stream with the
+first narration, ours begins with the video. It cuts a stream at the frames a model takes (1200 or 7200); here the
+stream goes on in the next sample, so that no narration is lost. A narration is said once it can be known
+(`knowable_at`), which for points in time is their moment.
 """
 
 from __future__ import annotations
