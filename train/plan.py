@@ -136,6 +136,9 @@ def plan(recipe: SFTRecipe | GRPORecipe, options: Options = Options(), start: St
         render, fps, thoughts, limit = recipe.render, recipe.data.fps, recipe.data.thoughts, recipe.data.limit
         paths = [recipe.data.train] if isinstance(recipe.data.train, str) else list(recipe.data.train)
         limits, dropping = recipe.data.limits, recipe.data.drop_similar
+    nominal = options.nominal
+    if render.layout.startswith("recurrent") and thoughts == "drop":  # it sees one segment, so this is the whole video
+        nominal = replace(nominal, segment=nominal.seconds)
     rule = render.check()
     check_backend(recipe.model.attention, rule)
     sizes = sizes_of(recipe.model, path)
@@ -148,9 +151,10 @@ def plan(recipe: SFTRecipe | GRPORecipe, options: Options = Options(), start: St
         fps=fps,
         thoughts=thoughts,
         limit=limit,
-        nominal=options.nominal,
+        nominal=nominal,
         limits=limits,
         dropping=dropping,
+        rollout=recipe.rollout if isinstance(recipe, GRPORecipe) else None,
     )
     count = _samples(paths, limit, options)
     made = _of_grpo(recipe, sizes, rows, count) if isinstance(recipe, GRPORecipe) else None

@@ -1,6 +1,7 @@
 """The rows that a recipe would make: of its first samples where there are some, else of a nominal sample.
 
-The recipe's own renderer writes them, so that layout, format and visual tokens are exact. Where the checkpoint's
+The recipe's own renderer writes them, so that layout, format and visual tokens are exact. Those of RL are of episodes
+whose every turn is as long as it may be: a policy that has learned to ramble makes such. Where the checkpoint's
 tokenizer is not on this machine, `Approximate` stands in for it: special tokens and digits are one token each, a word
 is one for every 8 letters begun, other signs one a run. Expect it to be off by a fifth either way on English prose.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,12 @@ from transformers import AutoTokenizer
 
 from train.dropping import Dropping, DropSimilar
 from train.pool import capped_fps
+from train.rollouts import RolloutSettings
 from train.rows import NO_LIMITS, UNUSABLE, DataError, Item, Limits, Rejected, Thoughts, load_items, with_thoughts
-from whilst.backbones.base import VISION_TOKENS, VisionSpec
+from whilst.backbones.base import VISION_TOKENS, ClipShape, VisionSpec
 from whilst.backbones.published import is_local
 from whilst.clips import size_within
+from whilst.episode import Episode, Turn, polls
 from whilst.render import IGNORE, Renderer, TokenRow
 from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Event, Query, Sample, Segment, Thought, Video, read_samples, samples_exist
@@ -75,18 +79,19 @@ class Nominal:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of `samples` samples: lengths in tokens, visual and learned tokens, patches and turns. nominal: of no sample
-    of the data. exact: tokens of text were counted by the checkpoint's tokenizer. `segments`, `asked`: of all samples;
-    `clip`: visual tokens of a segment's clip; `frame`: patches of a pair of frames; `memory_cut`: tokens that
-    render.memory_cut leaves out of what samples start with; `dropped`: the share of visual tokens that
-    data.drop_similar leaves out over many epochs, None where nobody can know it yet (`dropped_share`)."""
+    """Rows of `samples` samples: lengths in tokens, visual and learned tokens, patches and turns. nominal: the sample
+    that stands for those of the data; None: they are of the data. exact: tokens of text were counted by the
+    checkpoint's tokenizer. `segments`, `asked`: of all samples; `clip`: visual tokens of a segment's clip; `frame`:
+    patches of a pair of frames; `memory_cut`: tokens that render.memory_cut leaves out of what samples start with;
+    `dropped`: the share of visual tokens that data.drop_similar leaves out over many epochs, None where nobody can know
+    it yet (`dropped_share`)."""
 
     samples: int
     lengths: tuple[int, ...]
     visual: int
     learned: int
     rejected: tuple[Rejected, ...]
-    nominal: bool
+    nominal: Nominal | None
     exact: bool
     most_learned: int
     patches: int
@@ -133,17 +138,20 @@ def first_rows(
     nominal: Nominal,
     limits: Limits = NO_LIMITS,
     dropping: DropSimilar | None = None,
+    rollout: RolloutSettings | None = None,
 ) -> Rows:
     """Rows of the first samples of the first of `paths` that is there, else of the nominal sample; `path` is the
-    checkpoint's."""
+    checkpoint's. rollout: of the longest episodes of these samples, not of what the samples say."""
     tokenizer = tokenizer_of(path)
-    renderer = Renderer(tokenizer, spec, render)
+    renderer: Renderer = Renderer(tokenizer, spec, render)
+    if rollout is not None:
+        renderer = _Longest(tokenizer, spec, render, rollout, thinks=thoughts == "keep")
     exact = not isinstance(tokenizer, Approximate)
     here = next((one for one in paths if samples_exist(one)), None)
     if here is not None:
         most = FIRST_SAMPLES if limit is None else min(FIRST_SAMPLES, limit)
         items, rejected = load_items(here, renderer, fps, thoughts=thoughts, limit=most, limits=limits)
-        made = _rows([item.row for item in items], rejected, spec, nominal=False, exact=exact)
+        made = _rows([item.row for item in items], rejected, spec, nominal=None, exact=exact)
         cut = 0
         if render.memory_cut is not None:
             cut = sum(renderer.memory_left_out(sample.memory) for sample in read_samples(here)[:most])
@@ -158,9 +166,40 @@ def first_rows(
     try:
         nominal_rows = renderer.rows(sample, [spec.shape(t, *size, fps) for t in times])
     except UNUSABLE as error:  # too long for the recipe: say so, as of a sample
-        return _rows([], [Rejected("nominal", str(error))], spec, nominal=True, exact=exact)
-    made = _rows(nominal_rows, [], spec, nominal=True, exact=exact)
+        return _rows([], [Rejected("nominal", str(error))], spec, nominal=nominal, exact=exact)
+    made = _rows(nominal_rows, [], spec, nominal=nominal, exact=exact)
     return replace(made, dropped=dropped_share(dropping, [Item(row, ()) for row in nominal_rows], spec))
+
+
+class _Longest(Renderer):
+    """Renders the longest episode of a sample in its place: every turn ends at its limit."""
+
+    def __init__(
+        self, tokenizer: Any, spec: VisionSpec, config: RenderConfig, rollout: RolloutSettings, *, thinks: bool
+    ) -> None:
+        super().__init__(tokenizer, spec, config)
+        self.rollout, self.thinks = rollout, thinks
+
+    def rows(self, sample: Sample, clips: Sequence[ClipShape], turns: Sequence[Turn] | None = None) -> list[TokenRow]:
+        episode = self.longest(sample)
+        return super().rows(episode.lived(), clips, episode.turns)
+
+    def longest(self, sample: Sample) -> Episode:
+        """A thought a segment where it thinks, and a reply to each poll."""
+        turns: list[Turn] = []
+        for segment, (arrived, due) in enumerate(zip((None, *sample.segments()), polls(sample), strict=True), start=-1):
+            if self.thinks and arrived is not None:
+                thought = self._said(self.rollout.thought_tokens)
+                turns.append(Turn("thought", arrived.end, segment, None, *thought, finished=True))
+            for poll in due:
+                answer = self._said(self.rollout.answer_tokens)
+                turns.append(Turn("answer", poll.time, segment, poll.query.id, *answer, finished=True))
+        return Episode(sample, tuple(turns))
+
+    def _said(self, limit: int) -> tuple[str, tuple[int, ...]]:
+        """Text and ids of a turn of `limit` tokens, the boundary token included."""
+        word = self.encode(" word")
+        return " word" * max(1, (limit - 1) // len(word)), tuple(islice(cycle(word), limit - 1))
 
 
 def dropped_share(settings: DropSimilar | None, items: Sequence[Item], spec: VisionSpec) -> float | None:
@@ -196,7 +235,7 @@ def _sample(nominal: Nominal) -> Sample:
 
 
 def _rows(
-    rows: Sequence[TokenRow], rejected: Sequence[Rejected], spec: VisionSpec, *, nominal: bool, exact: bool
+    rows: Sequence[TokenRow], rejected: Sequence[Rejected], spec: VisionSpec, *, nominal: Nominal | None, exact: bool
 ) -> Rows:
     patches = [sum(t * h * w for t, h, w in row.grids) for row in rows]
     learned = [int(np.count_nonzero(row.labels != IGNORE)) for row in rows]

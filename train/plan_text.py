@@ -61,7 +61,7 @@ def as_json(found: Plan, launch: Launch, asked: Options) -> dict[str, Any]:
     plain["memory"]["fits"] = found.memory.fits
     plain["memory"]["reserve"] = RESERVE
     plain["work"]["flops_a_step"] = found.work.flops_a_step
-    return plain | {"launch": _plain(launch), "mfu": asked.mfu, "nominal_sample": _plain(asked.nominal)}
+    return plain | {"launch": _plain(launch), "mfu": asked.mfu}
 
 
 def _plain(value: Any) -> Any:
@@ -73,7 +73,7 @@ def _plain(value: Any) -> Any:
 
 
 def _rows(rows: Rows, asked: Options) -> list[tuple[str, str]]:
-    source = f"a nominal sample: {asked.nominal}" if rows.nominal else f"the first {rows.samples} samples"
+    source = f"the first {rows.samples} samples" if rows.nominal is None else f"a nominal sample: {rows.nominal}"
     counted = "exact" if rows.exact else "visual tokens exact, text approximate: no tokenizer here"
     if not rows.lengths:
         return [("rows", f"none from {source}"), *_rejected(rows)]

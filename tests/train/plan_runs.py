@@ -1,16 +1,21 @@
-"""Small SFT runs that the tests of the plan's arithmetic measure: models of some megabytes, random frames."""
+"""Small runs that the tests of the plan's arithmetic measure: models of some megabytes, random frames."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rewards.mix import RewardTerm
+from train.grpo_recipe import EpisodeData, GRPORecipe, LossSettings
+from train.rollouts import RolloutSettings
 from train.sft import DataSettings, SFTRecipe
 from train.sizes import Batch, Sizes, decoder_of, parts_of, tower_of
 from train.stage import LoraSettings, ModelSettings, OptimSettings
 from whilst.backbones import FAMILIES
 from whilst.backbones.base import Backbone, load_spec
 from whilst.backbones.tiny import build_tiny
+from whilst.checkpoint import Contract
+from whilst.hardware import Launch
 from whilst.render import IGNORE
 from whilst.render_config import RenderConfig
 from whilst.sample import Answer, Query, Sample, Segment, Thought, Video, write_jsonl
@@ -68,6 +73,28 @@ def recipe_of(
         data=DataSettings(str(write_samples(folder, 4, seconds, side))),
         optim=OptimSettings(steps=steps, batch_size=2, accumulation=accumulation, gradient_checkpointing=checkpointing),
         render=RenderConfig(rule="last_segments", rule_params={"n": 1}),
+        log_steps=1,
+    )
+
+
+def grpo_recipe_of(
+    folder: Path, family: Any, *, checkpointing: bool = False, beta: float = 0.0, updates: int = 1
+) -> GRPORecipe:
+    """Two generations of episodes of the same samples, watched in one growing stream. A random model ends its turns at
+    their limits."""
+    base = build_tiny(family, folder / "base", ("in-1", "red-circle", ".", "which", "?"), **WIDE)
+    return GRPORecipe(
+        name="plan",
+        stage="grpo",
+        output=str(folder / "run"),
+        model=ModelSettings(str(base)),
+        contract=Contract("", 2.0, True, RenderConfig(rule="last_segments", rule_params={"n": 1})),
+        data=EpisodeData(str(write_samples(folder, 4, seconds=8, side=96))),
+        rollout=RolloutSettings(groups=updates, rollouts=4, thought_tokens=32, answer_tokens=8, drop_equal=False),
+        rewards=(RewardTerm("exact"),),
+        loss=LossSettings(beta=beta, updates=updates),
+        optim=OptimSettings(steps=2 * updates, accumulation=2, gradient_checkpointing=checkpointing),
+        launch=Launch(gpus_per_node=0),
         log_steps=1,
     )
 

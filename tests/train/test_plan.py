@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.train.plan_runs import grpo_recipe_of
 from train.dropping import Dropping, DropSimilar
+from train.grpo_recipe import GRPORecipe
 from train.plan import GPUS, Options, Plan, PlanError, plan, sizes_of, spec_of
 from train.plan_rows import Approximate, Nominal, Rows, tokenizer_of
 from train.plan_start import find_start
@@ -19,9 +21,10 @@ from whilst import cli
 from whilst.backbones.base import BackboneError
 from whilst.backbones.published import PUBLISHED
 from whilst.hardware import Launch
+from whilst.recipe import load_recipe
 from whilst.render import Renderer
 from whilst.render_config import MemoryCut, RenderConfig
-from whilst.sample import Sample, Segment, Thought, Video, write_jsonl
+from whilst.sample import Sample, Segment, Thought, Video, read_samples, write_jsonl
 from whilst.video import write_video
 
 ROOT = Path(__file__).parents[2]
@@ -209,6 +212,32 @@ def test_a_recipe_may_start_from_what_another_is_still_to_write(tmp_path: Path) 
     assert start.contract is not None and start.contract.fps == 1.0
     with pytest.raises(PlanError, match="no recipe beside"):
         find_start("out/other", tmp_path / "rl.yaml", tmp_path)
+
+
+def test_rows_of_rl_are_of_episodes_at_their_limits(tmp_path: Path) -> None:
+    """8 segments, a thought each of at most 32 tokens, and an answer of at most 8: whatever the samples say."""
+    recipe = grpo_recipe_of(tmp_path, "qwen3_vl")
+    limits = replace(recipe.rollout, thought_tokens=40)
+    rows, longer = plan(recipe).rows, plan(replace(recipe, rollout=limits)).rows
+    assert rows.learned == 4 * (8 * 32 + 8) and rows.most_learned == 8 * 32 + 8
+    assert [b - a for a, b in zip(rows.lengths, longer.lengths, strict=True)] == [8 * 8] * 4
+    file = tmp_path / "train.jsonl"
+    write_jsonl([sample.without_thoughts() for sample in read_samples(file)], file)
+    assert plan(recipe).rows == rows
+    silent = replace(recipe, contract=replace(recipe.contract, thinks=False))
+    assert plan(silent).rows.learned == 4 * 8
+    recurrent = RenderConfig(layout="recurrent")
+    turns = plan(replace(recipe, contract=replace(recipe.contract, render=recurrent))).rows
+    assert len(turns.lengths) == 4 * 9 and turns.learned == rows.learned  # a row a turn
+
+
+def test_who_sees_one_segment_and_does_not_think_is_counted_on_whole_videos() -> None:
+    """Time-R1's turn holds the video: a nominal one is one segment, not fifteen of which it sees the last."""
+    recipe = load_recipe(ROOT / "recipes/time_r1/rl_7b.yaml", GRPORecipe)
+    rows = plan(recipe, Options(nominal=Nominal(seconds=60.0, segment=4.0))).rows
+    assert rows.nominal == Nominal(seconds=60.0, segment=60.0) and rows.segments == 1
+    frames, size = 120, spec_of(recipe.model, recipe.model.path).frame_size(360, 640)
+    assert rows.visual == frames // 2 * (size[0] // 28) * (size[1] // 28)
 
 
 def test_rl_on_the_command_line_and_as_json(tmp_path: Path) -> None:

@@ -18,12 +18,15 @@ from train.sft import build_trainer
 from train.sizes import Parts
 
 ROOT = Path(__file__).parents[2]
-RUNS: list[tuple[str, dict[str, Any]]] = [
-    ("qwen3_vl", WIDE),
-    ("qwen3_vl", WIDE | {"checkpointing": True}),
-    ("qwen2_5_vl", WIDE),
-    ("qwen2_5_vl", WIDE | {"checkpointing": True}),
-    ("qwen2_5_vl", WIDE | {"checkpointing": True, "lora": True}),
+RUNS: list[tuple[str, str, dict[str, Any]]] = [
+    ("sft", "qwen3_vl", WIDE),
+    ("sft", "qwen3_vl", WIDE | {"checkpointing": True}),
+    ("sft", "qwen2_5_vl", WIDE),
+    ("sft", "qwen2_5_vl", WIDE | {"checkpointing": True}),
+    ("sft", "qwen2_5_vl", WIDE | {"checkpointing": True, "lora": True}),
+    ("grpo", "qwen3_vl", {}),
+    ("grpo", "qwen2_5_vl", {"checkpointing": True}),
+    ("grpo", "qwen2_5_vl", {"beta": 0.04, "updates": 2}),
 ]
 
 
@@ -45,7 +48,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", range(len(RUNS)), ids=[f"{family}-{i}" for i, (family, _) in enumerate(RUNS)])
+@pytest.mark.parametrize("run", range(len(RUNS)), ids=["-".join(of[:2]) for of in RUNS])
 def test_memory_is_what_a_real_step_takes(run: int, measured: list[dict[str, float]]) -> None:
     """Everything above the weights: gradients, AdamW, activations, batches. Measured as plan_measure.py says."""
     told = measured[run]
