@@ -142,7 +142,8 @@ def optimiser_arguments(recipe: TrainRecipe) -> dict[str, Any]:
     o = recipe.optim
     if not torch.cuda.is_available():  # accelerate would say "cpu:0", from which several ranks cannot resume
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
-    schedule: dict[str, Any] = {"lr_scheduler_type": o.schedule}
+    # transformers' "constant" leaves warmup out in silence
+    schedule: dict[str, Any] = {"lr_scheduler_type": {"constant": "constant_with_warmup"}.get(o.schedule, o.schedule)}
     if o.schedule == "decay_second_half":
         assert o.steps is not None, "settings are in numbers by now: OptimSettings.at"
         decay = o.steps // 2

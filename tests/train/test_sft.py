@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -87,6 +88,22 @@ class KillAt(TrainerCallback):
 
 def history(output: str) -> list[dict[str, float]]:
     return [e for e in json.loads(Path(output, "trainer_state.json").read_text())["log_history"] if "loss" in e]
+
+
+@pytest.mark.parametrize("schedule", get_args(get_type_hints(OptimSettings)["schedule"]))
+def test_every_schedule_warms_up(recipe: SFTRecipe, schedule: str) -> None:
+    """The rates that four updates are made at, as the trainer's own scheduler says."""
+    optim = replace(recipe.optim, steps=8, schedule=schedule, warmup_steps=2)
+    trainer = build_trainer(replace(recipe, optim=optim))
+    trainer.create_optimizer_and_scheduler(8)
+    rates = []
+    for _ in range(4):
+        rates.append(trainer.lr_scheduler.get_last_lr()[0])
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    assert rates[:3] == pytest.approx([0.0, 0.5e-3, 1e-3])
+    if schedule == "constant":
+        assert rates[3] == pytest.approx(1e-3)
 
 
 def test_the_loss_on_held_out_samples_is_logged_and_changes_nothing(recipe: SFTRecipe, tmp_path: Path) -> None:
