@@ -180,13 +180,29 @@ def optimiser_arguments(recipe: TrainRecipe) -> dict[str, Any]:
     )
 
 
+def own_device() -> str:
+    """Where this rank trains. Asked before ranks have met, which is when "cuda" alone would be GPU 0 to all of a node.
+
+    StageError: the node shows this rank fewer GPUs than it has ranks.
+    """
+    if not torch.cuda.is_available():
+        return "cpu"
+    rank, seen = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if rank >= seen:
+        raise StageError(
+            f"rank {rank} of its node sees {seen} GPUs: each rank must see all of its node; start no more ranks than "
+            f"there are (launch.ranks_per_node), and have Slurm bind none to a single GPU"
+        )
+    return f"cuda:{rank}"
+
+
 def prepare_model(settings: ModelSettings) -> Backbone:
     """Load, freeze and wrap the checkpoint as the recipe says."""
     backbone = load(
         settings.path,
         backend=settings.attention,
         dtype=torch.float32,  # master weights; bfloat16 recipes compute under autocast
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=own_device(),
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
     )

@@ -27,11 +27,13 @@ from tests.train import grpo_runs
 from tests.train.grpo_runs import PACKED, drift, logged, run_apart, weights
 from tests.train.sharding_worker import said
 from tests.train.zygote import Zygote
-from train import sft
+from train import sft, stage
 from train.export import ExportSettings, export_run
 from train.sft import DataSettings, SFTRecipe
 from train.sharding import FROM_THE_RECIPE, check, consolidate, deepspeed_config, shipped
 from train.stage import LoraSettings, ModelSettings, OptimSettings, StageError
+from whilst.backbones.base import Backbone
+from whilst.backbones.base import load as load_backbone
 
 WORKER = "tests.train.sharding_worker"
 LORA = LoraSettings(rank=4, alpha=8)
@@ -307,6 +309,27 @@ def test_what_cannot_be_spread_is_refused_before_anything_is_loaded(
         check(replace(fsdp2, model=replace(fsdp2.model, lora=LORA)))
     with pytest.raises(StageError, match="fsdp2: rollouts of grpo"):
         check(replace(fsdp2, stage="grpo"))
+
+
+def test_each_rank_loads_onto_its_own_gpu(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before ranks have met: all of a node would load onto its GPU 0 else, which holds no eight models."""
+    asked: list[str] = []
+
+    def load(*args: Any, device: str, **kwargs: Any) -> Backbone:
+        asked.append(device)
+        return load_backbone(*args, **kwargs)
+
+    monkeypatch.setattr(stage, "load", load)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for rank in (None, "3"):
+        if rank is not None:
+            monkeypatch.setenv("LOCAL_RANK", rank)
+        stage.prepare_model(ModelSettings(str(checkpoint)))
+    assert asked == ["cuda:0", "cuda:3"]
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(StageError, match="rank 4 of its node sees 4 GPUs"):
+        stage.prepare_model(ModelSettings(str(checkpoint)))
 
 
 def test_a_folder_without_shards_is_said(checkpoint: Path) -> None:
