@@ -16,6 +16,8 @@ HEREDOC = "WHILST"  # ends the part of a script that is for the nodes
 OURS = frozenset(("job-name", "output", "error", "chdir", "open-mode", "nodes", "ntasks", "ntasks-per-node", "array"))
 OURS |= {"cpus-per-task", "gpus-per-node", "mem", "time", "partition", "account", "qos", "signal", "requeue"}
 OURS |= {"no-requeue", "dependency", "kill-on-invalid-dep"}
+# Options that would hide GPUs of a node from its ranks, or start another number of ranks.
+OURS |= {"gpus", "gpus-per-task", "gpus-per-socket", "gpu-bind", "ntasks-per-gpu", "ntasks-per-socket", "cpus-per-gpu"}
 
 
 class LaunchError(ValueError):
@@ -57,6 +59,7 @@ def check(recipe: Any) -> None:
             raise LaunchError(f"launch.sbatch: {name!r} is no long option of sbatch, such as constraint")
         if name in OURS:
             raise LaunchError(f"launch.sbatch.{name}: follows from other keys of launch; leave it out")
+    _check_gres(recipe)
     if recipe.stage == "synth" and recipe.executor != "local":
         raise LaunchError(
             "executor: this recipe has datatrove run it: start it with `whilst synth`, or give executor: local"
@@ -64,6 +67,18 @@ def check(recipe: Any) -> None:
     if recipe.stage == "eval" and gpus_of(recipe) > launch.gpus_per_node:
         raise LaunchError(
             f"devices: {', '.join(recipe.devices)} are more than launch.gpus_per_node {launch.gpus_per_node}"
+        )
+
+
+def _check_gres(recipe: Any) -> None:
+    """`gres` stands in the place of gpus-per-node, where a cluster wants it so, or for a type of GPU."""
+    asked = str(recipe.launch.sbatch.get("gres", ""))
+    found = [re.fullmatch(r"gpu(?::[\w.-]+)?:(\d+)", one) for one in asked.split(",")]
+    gpus = sum(int(one[1]) for one in found if one is not None)
+    if asked and gpus != gpus_of(recipe):
+        raise LaunchError(
+            f"launch.sbatch.gres {asked!r}: {gpus} GPUs a node, but this {recipe.stage} takes {gpus_of(recipe)} "
+            f"(launch.gpus_per_node; of eval, devices); write gpu:{gpus_of(recipe)}, or gpu:TYPE:{gpus_of(recipe)}"
         )
 
 
@@ -99,6 +114,11 @@ def seconds_of(time: str) -> int:
     if days is not None or third is not None:
         return ((days or 0) * 24 + first) * 3600 + (second or 0) * 60 + (third or 0)
     return first * 60 + (second or 0)
+
+
+def processes_of(recipe: Any) -> int:
+    """Processes of a task of an array, each of which gets launch.cpus_per_rank."""
+    return int(recipe.jobs) if recipe.stage == "eval" else 1
 
 
 def gpus_of(recipe: Any) -> int:

@@ -23,11 +23,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from slurm.checks import ARRAYS, TRAINING, LaunchError, check, gpus_of
+from slurm.checks import ARRAYS, TRAINING, LaunchError, check, gpus_of, processes_of
 from whilst.hardware import Launch
 
 PREEMPTED = 75  # the exit code of a training that has saved and stopped: EX_TEMPFAIL, as in train.stopping
 GRACE = 30  # seconds in which Slurm ends a shell whose job it requeues
+WAIT = 600  # seconds that a rank may take longer than the first one that ended well: rank 0 still uploads its W&B run
 BARE = re.compile(r"[\w@:,./%+=\[\]-]+")
 
 
@@ -94,7 +95,8 @@ def _arrays(recipe: Any, phases: Sequence[Phase]) -> list[Script]:
         if not numbers:
             continue
         logs = Path("logs", phase.name, "%A_%a.log")
-        options = _options(recipe, phase.name, logs, ["array", ",".join(map(str, numbers))])
+        cpus = launch.cpus_per_rank * processes_of(recipe)
+        options = _options(recipe, phase.name, logs, ["array", ",".join(map(str, numbers))], nodes=1, cpus=cpus)
         made.append(
             _script(
                 recipe,
@@ -110,7 +112,7 @@ def _arrays(recipe: Any, phases: Sequence[Phase]) -> list[Script]:
             )
         )
     logs = Path("logs", "report_%j.log")
-    options = _options(recipe, "report", logs, cpus=1, gpus=0)
+    options = _options(recipe, "report", logs, nodes=1, cpus=1, gpus=0)
     what = f"{recipe.name}: what its arrays have left undone."
     values: dict[str, Any] = {"options": options, "what": what, "command": _command(recipe)}
     return [*made, _script(recipe, "report", "report", logs, after="any", **values)]
@@ -122,13 +124,22 @@ def _training(recipe: Any) -> Script:
     logs = Path("logs", "job_%j.log")
     values: dict[str, Any] = {
         "what": f"{recipe.name}: {recipe.stage} on {launch.nodes} nodes of {per_node} ranks.",
-        "options": _options(recipe, recipe.stage, logs, ["signal", f"USR1@{launch.signal_seconds}"], per_node=per_node),
+        "options": _options(
+            recipe,
+            recipe.stage,
+            logs,
+            ["signal", f"USR1@{launch.signal_seconds}"],
+            ["dependency", "singleton"],  # never two trainings in one folder, also where this is submitted by hand
+            nodes=launch.nodes + launch.server_nodes,
+            per_node=per_node,
+        ),
         "nodes": launch.nodes,
         "ranks": launch.ranks,
         "ranks_per_node": per_node,
         "cpus_per_rank": launch.cpus_per_rank,
         "preempted": PREEMPTED,
         "grace": GRACE,
+        "wait": WAIT,
         "signal_seconds": launch.signal_seconds,
         "command": _command(recipe),
     }
@@ -144,7 +155,7 @@ def _training(recipe: Any) -> Script:
 
 def _one(recipe: Any, name: str, command: str) -> Script:
     logs = Path("logs", f"{name}_%j.log")
-    options = _options(recipe, name, logs, gpus=0)
+    options = _options(recipe, name, logs, nodes=1, gpus=0)
     what = f"{recipe.name}: {name}."
     return _script(
         recipe, "one", name, logs, options=options, what=what, command=command, threads=recipe.launch.cpus_per_rank
@@ -191,8 +202,10 @@ def _script(
 ) -> Script:
     folder = folder_of(recipe)
     setup = recipe.launch.setup.strip("\n")
-    if setup:  # modules and environments of clusters read variables that are not set
-        setup = f"set +u\n{setup}\nset -u\n"
+    if setup:
+        # Modules and environments of clusters read variables that are not set. What reads its input must not get the
+        # rest of the script, which bash reads from there: that would look as if all had been done.
+        setup = f"set +u\n{{\n:\n{setup}\n}} </dev/null\nset -u\n"
     text = (
         _environment()
         .get_template(f"{template}.sbatch.jinja")
@@ -225,6 +238,7 @@ def _options(
     name: str,
     logs: Path,
     *further: Sequence[str],
+    nodes: int,
     per_node: int = 1,
     cpus: int | None = None,
     gpus: int | None = None,
@@ -237,10 +251,10 @@ def _options(
         ("chdir", os.getcwd()),
         ("output", f"{_no_pattern(folder)}/{logs}"),
         ("open-mode", "append"),
-        ("nodes", str(launch.nodes + launch.server_nodes)),
+        ("nodes", str(nodes)),
         ("ntasks-per-node", str(per_node)),
         ("cpus-per-task", str(cpus or launch.cpus_per_rank)),
-        ("gpus-per-node", str(gpus) if gpus else None),
+        ("gpus-per-node", str(gpus) if gpus and "gres" not in launch.sbatch else None),
         ("mem", launch.memory),
         ("time", launch.time),
         ("partition", launch.partition),
@@ -250,7 +264,8 @@ def _options(
     ]
     lines = [option(one, value) for one, value in given if value is not None]
     lines.append("#SBATCH --requeue")
-    return lines + [option(one, str(value)) for one, value in launch.sbatch.items()]
+    own = {one: str(value) for one, value in launch.sbatch.items() if one != "gres" or gpus or "gpu" not in str(value)}
+    return lines + [option(one, value) for one, value in own.items()]
 
 
 def job_name(recipe: Any, name: str) -> str:

@@ -62,7 +62,7 @@ def prepare(work: Sequence[Work], export_to: Path | None = None) -> list[tuple[W
 def sbatch(arguments: Sequence[str]) -> str:
     """Submit, and return the job's number. LaunchError: sbatch is not here, or refuses; says why."""
     try:
-        done = subprocess.run(["sbatch", "--parsable", *arguments], capture_output=True, text=True)
+        done = subprocess.run(["sbatch", "--parsable", *arguments], env=_outside(), capture_output=True, text=True)
     except FileNotFoundError:
         raise LaunchError(
             "sbatch is not here: launch from a login node of the cluster; --dry-run writes the scripts all the same, "
@@ -71,6 +71,13 @@ def sbatch(arguments: Sequence[str]) -> str:
     if done.returncode:
         raise LaunchError(f"sbatch {arguments[-1]}: {' '.join((done.stderr or done.stdout).split())}")
     return done.stdout.strip().partition(";")[0]
+
+
+def _outside() -> dict[str, str]:
+    """The environment without what Slurm says of the job that this is launched from, if it is (salloc): new jobs would
+    inherit it, and srun in them take memory, binding and tasks of another job for its own."""
+    inside = "SLURM_JOB_ID" in os.environ
+    return {k: v for k, v in os.environ.items() if not (inside and k.startswith("SLURM_")) or k == "SLURM_CONF"}
 
 
 def submit(rendered: Sequence[tuple[Work, Sequence[Script]]], send: Sbatch = sbatch) -> list[Submitted]:

@@ -29,8 +29,8 @@ from slurm.chain import spread
 from slurm.checks import LaunchError, seconds_of
 from slurm.local import command
 from slurm.ports import COUNT, FIRST, free_ports
-from slurm.render import PREEMPTED, Phase, Script, option, scripts
-from slurm.submit import Submitted, Work, prepare, submit, told
+from slurm.render import PREEMPTED, Phase, Script, export_script, option, scripts
+from slurm.submit import Submitted, Work, prepare, sbatch, submit, told
 from train import stopping
 from train.grpo_recipe import EpisodeData, GRPORecipe
 from train.rollouts import RolloutSettings
@@ -100,10 +100,11 @@ def test_sft_asks_for_a_task_a_rank_and_for_a_warning(tmp_path: Path) -> None:
         "12",
     )
     assert asked["signal"] == "USR1@300"  # no B: it is for the ranks
+    assert asked["dependency"] == "singleton"  # also of those who submit it again by hand
     assert asked["constraint"] == '"h100 & ib"' and asked["partition"] == "gpu" and "requeue" in asked
     assert asked["open-mode"] == "append" and asked["output"] == f"{tmp_path}/launch/logs/job_%j.log"
     assert "srun --nodes=4 --ntasks=32 --ntasks-per-node=8" in script.text
-    assert "--kill-on-bad-exit=1 --wait=60" in script.text and "WORLD_SIZE=32 LOCAL_WORLD_SIZE=8" in script.text
+    assert "--kill-on-bad-exit=1 --wait=600 " in script.text and "WORLD_SIZE=32 LOCAL_WORLD_SIZE=8" in script.text
     assert "yaml" not in script.text.replace("launch/recipe.yaml", "").replace("YAML", "")  # nothing is looked up in it
     assert "torchrun" not in script.text and "<<'WHILST'" in script.text
 
@@ -131,6 +132,7 @@ def test_arrays_leave_out_what_is_done_and_spread_an_evaluation(tmp_path: Path) 
     assert [one.name for one in made] == ["prepare", "predict", "score", "report"]
     asked = head(made[1])  # pieces 1 and 5 are of task 1, piece 6 of task 2
     assert asked["array"] == "1,2" and asked["gpus-per-node"] == "2" and asked["nodes"] == "1"
+    assert asked["cpus-per-task"] == "16" and "OMP_NUM_THREADS=8" in made[1].text  # of two processes
     assert '--phase predict --task "$SLURM_ARRAY_TASK_ID" --tasks 4' in made[1].text
     assert "gpus-per-node" not in head(made[3]) and made[3].after == "any"
     with pytest.raises(LaunchError, match="at most 1000"):
@@ -161,6 +163,20 @@ def test_a_chain_needs_each_job_and_leaves_none_behind(tmp_path: Path) -> None:
         prepare([Work(sft(tmp_path / "s")), Work(sft(tmp_path / "s"))])
 
 
+def test_an_export_is_one_process_however_many_nodes_have_trained(tmp_path: Path) -> None:
+    asked = head(export_script(grpo(tmp_path, nodes=4, server_nodes=1, sbatch={"gres": "gpu:8"}), tmp_path / "out"))
+    assert (asked["nodes"], asked["ntasks-per-node"]) == ("1", "1")
+    assert not {"gpus-per-node", "gres", "dependency"} & set(asked)
+
+
+def test_gres_stands_in_the_place_of_gpus_per_node(tmp_path: Path) -> None:
+    (script,) = scripts(sft(tmp_path, sbatch={"gres": "gpu:h100:8,nvme:1"}))
+    assert head(script)["gres"] == "gpu:h100:8,nvme:1" and "gpus-per-node" not in head(script)
+    for wrong in ("gpu:4", "gpu:h100", "nvme:1"):
+        with pytest.raises(LaunchError, match="write gpu:8, or gpu:TYPE:8"):
+            scripts(sft(tmp_path, sbatch={"gres": wrong}))
+
+
 # ---- What does not go together.
 
 
@@ -178,6 +194,7 @@ def test_a_chain_needs_each_job_and_leaves_none_behind(tmp_path: Path) -> None:
         (lambda p: sft(p, time="soon"), "write it as HH:MM:SS"),
         (lambda p: sft(p, setup="true\nWHILST\nfalse"), "launch.setup: a line is 'WHILST'"),
         (lambda p: sft(p, sbatch={"signal": "B:USR1"}), "launch.sbatch.signal: follows from other keys"),
+        (lambda p: sft(p, sbatch={"gpus-per-task": "1"}), "launch.sbatch.gpus-per-task: follows from other keys"),
         (lambda p: sft(p, sbatch={"C": "x"}), "no long option"),
         (lambda p: sft(p, partition="a\nb"), "line break"),
         (lambda p: evaluation(p, launch=Launch(nodes=2)), "launch.tasks: 2"),
@@ -237,6 +254,32 @@ def test_bash_and_shellcheck_accept_every_script(output: str, tmp_path: Path) ->
     # 1091: files that `setup` sources are not here; 2016: paths with a $ in single quotes are meant
     done = subprocess.run(["shellcheck", "-e", "SC1091,SC2016", *map(str, checked)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_setup_that_reads_its_input_does_not_read_the_script(tmp_path: Path) -> None:
+    """bash reads a rank's script from its input: what is eaten of it would be missing, and the rank end well."""
+    (script,) = scripts(sft(tmp_path, gpus_per_node=1, setup="# ours\ncat >/dev/null"))
+    (rank,) = re.findall(r"<<'WHILST'[^\n]*\n(.*?)\nWHILST\n", script.text, re.DOTALL)
+    rank = rank.replace(f"{sys.executable} -m whilst.cli", "echo trained")
+    environment = os.environ | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "WHILST_ATTEMPT": str(tmp_path)}
+    done = subprocess.run(["bash", "-s"], input=rank, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("trained sft"), done.stdout
+
+
+def test_a_job_inherits_nothing_of_the_job_it_is_launched_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """srun refuses to start where it finds SLURM_MEM_PER_CPU of another job beside its own SLURM_MEM_PER_NODE."""
+    fake = tmp_path / "bin" / "sbatch"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$SLURM_MEM_PER_CPU:$SLURM_CONF:$SLURM_TIME_FORMAT:$HOME"\n')
+    fake.chmod(0o755)
+    for name, value in {"PATH": f"{fake.parent}:{os.environ['PATH']}", "HOME": "h", "SLURM_CONF": "c"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "4")
+    monkeypatch.setenv("SLURM_TIME_FORMAT", "t")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert sbatch(["x"]) == "4:c:t:h"  # outside of jobs these are the user's own
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert sbatch(["x"]) == ":c::h"
 
 
 FAKES = {
