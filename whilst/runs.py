@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -75,14 +75,14 @@ def read_run(folder: str | Path) -> Run | None:
 
 # --- a listing --------------------------------------------------------------------------------------------------------
 
-SILENT = 1800.0  # seconds without a change after which a run that says it is running counts as lost
+SILENT = 1800.0  # seconds without a change that are told of; where nobody can be asked, such a run counts as lost
 Shown = Literal["running", "preempted", "failed", "finished", "lost", "unreadable"]
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A run as `whilst runs` shows it. run: None where its run.json cannot be read; `why` then says what is wrong, and
-    of a lost run, what it was recognised by."""
+    """A run as `whilst runs` shows it. run: None where its run.json cannot be read. why: what is wrong with it; of a
+    lost run, by what it is known; of a running one, that its job waits, or how long it has been silent."""
 
     folder: Path
     state: Shown
@@ -94,7 +94,8 @@ def find_runs(folders: Sequence[Path]) -> list[Listed]:
     """Every run below `folders`, the last changed first, those that cannot be read at the end.
 
     A run that says `running` is `lost` where its Slurm job is no longer known to squeue; without a job, where its
-    process is no longer there, as far as this host can tell; or where it has not written for SILENT seconds.
+    process is no longer there. Where neither can be asked for (no squeue, another host), it is lost when it has not
+    written for SILENT seconds. One whose job or process lives is not, however long it takes to a log or a checkpoint.
     RunError for a folder that does not exist.
     """
     found: dict[Path, Listed] = {}
@@ -109,24 +110,29 @@ def find_runs(folders: Sequence[Path]) -> list[Listed]:
     return sorted(found.values(), key=lambda one: -one.run.updated if one.run is not None else 0.0)
 
 
-def _listed(folder: Path, jobs: Collection[str] | None, now: float) -> Listed:
+def _listed(folder: Path, jobs: Mapping[str, str] | None, now: float) -> Listed:
     try:
         run = read_run(folder)
     except RunError as error:
         return Listed(folder, "unreadable", None, str(error))
     assert run is not None, "its file was just seen"
-    lost = _lost(run, jobs, now) if run.state == "running" else ""
-    return Listed(folder, "lost" if lost else run.state, run, lost or run.error)
+    if run.state != "running":
+        return Listed(folder, run.state, run, run.error)
+    state, why = _running(run, jobs, now)
+    return Listed(folder, state, run, why)
 
 
-def _lost(run: Run, jobs: Collection[str] | None, now: float) -> str:
-    """Why a run that says it is running is not, or ""."""
+def _running(run: Run, jobs: Mapping[str, str] | None, now: float) -> tuple[Shown, str]:
+    """Whether a run that says it is running does, and what to say of it."""
+    silent = f"silent for {age(now - run.updated)}" if now - run.updated > SILENT else ""
     if run.job and jobs is not None:
         if run.job not in jobs:
-            return f"job {run.job} is gone"
-    elif not run.job and run.pid and run.host == socket.gethostname() and not _lives(run.pid):
-        return f"process {run.pid} is gone"
-    return f"silent for {age(now - run.updated)}" if now - run.updated > SILENT else ""
+            return "lost", f"job {run.job} is gone"
+        waits = f"job {run.job} is pending" if jobs[run.job] == "PENDING" else ""  # after the loss of a node
+        return "running", waits or silent
+    if not run.job and run.pid and run.host == socket.gethostname():
+        return ("running", silent) if _lives(run.pid) else ("lost", f"process {run.pid} is gone")
+    return "lost" if silent else "running", silent
 
 
 def _lives(pid: int) -> bool:
@@ -139,12 +145,14 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def _jobs() -> set[str] | None:
-    """The Slurm jobs that are waiting or running; None where there is no Slurm to ask."""
+def _jobs() -> dict[str, str] | None:
+    """The Slurm jobs that are waiting or running, with their states; None where there is no Slurm to ask."""
     if shutil.which("squeue") is None:
         return None
-    asked = subprocess.run(["squeue", "-h", "-o", "%A"], capture_output=True, text=True)
-    return set(asked.stdout.split()) if asked.returncode == 0 else None
+    asked = subprocess.run(["squeue", "-h", "-o", "%A %T"], capture_output=True, text=True)
+    if asked.returncode:
+        return None
+    return {job: state for job, _, state in (line.partition(" ") for line in asked.stdout.splitlines())}
 
 
 def age(seconds: float) -> str:

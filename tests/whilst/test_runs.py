@@ -46,12 +46,13 @@ def ended() -> int:
     return process.pid
 
 
-def test_a_running_run_is_lost_when_its_process_is_gone_or_it_is_silent(tmp_path: Path) -> None:
+def test_a_running_run_is_lost_when_its_process_is_gone_or_nobody_can_say_and_it_is_silent(tmp_path: Path) -> None:
     gone = ended()
     put(tmp_path / "alive", RUN)
     put(tmp_path / "dead", replace(RUN, pid=gone, updated=NOW - 80))
     put(tmp_path / "elsewhere", replace(RUN, host="another", pid=gone, updated=NOW - 70))
     put(tmp_path / "silent", replace(RUN, host="another", updated=NOW - SILENT - 3600))
+    put(tmp_path / "slow", replace(RUN, updated=NOW - SILENT - 3600))  # samples are measured, steps are long
     put(tmp_path / "over", replace(RUN, state="finished", pid=gone, updated=NOW - 10 * SILENT))
     shown = {one.folder.name: (one.state, one.why) for one in find_runs([tmp_path])}
     assert shown == {
@@ -59,22 +60,27 @@ def test_a_running_run_is_lost_when_its_process_is_gone_or_it_is_silent(tmp_path
         "dead": ("lost", f"process {gone} is gone"),
         "elsewhere": ("running", ""),
         "silent": ("lost", "silent for 1 h"),
+        "slow": ("running", "silent for 1 h"),
         "over": ("finished", ""),
     }
 
 
 def test_a_job_is_asked_for_where_there_is_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process of a job is on another host, and may have the same id as one of this host."""
-    put(tmp_path / "runs/queued", replace(RUN, job="7", pid=ended()))
+    put(tmp_path / "runs/runs", replace(RUN, job="7", pid=ended()))
+    put(tmp_path / "runs/slow", replace(RUN, job="77", updated=NOW - 2 * SILENT - 10))
+    put(tmp_path / "runs/requeued", replace(RUN, job="777", updated=NOW - 95))
     put(tmp_path / "runs/cancelled", replace(RUN, job="8", updated=NOW - 100))
     squeue = tmp_path / "bin/squeue"
     squeue.parent.mkdir()
-    squeue.write_text("#!/bin/sh\necho 7\necho 77\n")
+    squeue.write_text("#!/bin/sh\necho 7 RUNNING\necho 77 RUNNING\necho 777 PENDING\n")
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
     assert [(one.folder.name, one.state, one.why) for one in find_runs([tmp_path / "runs"])] == [
-        ("queued", "running", ""),
+        ("runs", "running", ""),
+        ("requeued", "running", "job 777 is pending"),
         ("cancelled", "lost", "job 8 is gone"),
+        ("slow", "running", "silent for 1 h"),
     ]
 
 
