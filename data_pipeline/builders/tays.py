@@ -4,9 +4,10 @@ The rules of the paper: the question comes first; frames at 2 a second (a grid o
 0.1 s of a grid frame takes its place; the video is cut at 30 s; a sentence for each kept frame, in order, none merged
 or split; a sentence as similar as 0.9 to the one kept before is dropped; other frames are skipped; then the answer.
 
-Here evidence is said at the first frame at which it can be known (`knowable_at`), a skip is a Silence event. What is
-asked: `entity`, what happens to one thing of the graph, which is told at the end; or `exchanges`, the source's own
-questions (VideoEspresso), each answered at the end with its own answer.
+Here the grid stays as it is, since videos are read at it: no frame gives way to one of evidence. Evidence is said at the
+end of the first half second by which it can be known (`knowable_at`); the picture that was read of that is of its
+start. A skip is a Silence event. What is asked: `entity`, what happens to one thing of the graph, which is told at the
+end; or `exchanges`, the source's own questions (VideoEspresso), each answered at the end with its own answer.
 
 Open: the paper measures likeness by BGE-M3 embeddings, here by shared words; its first threshold (question against
 caption, 0.7) does not carry over to words, so by default evidence of an exchange is all that the graph tells.
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 from data_pipeline.builders.assemble import Said, assemble
@@ -37,7 +37,6 @@ class TaysSettings:
 
     ask: Literal["entity", "exchanges"] = "entity"
     fps: float = 2.0
-    near: float = 0.1
     longest: float = 30.0
     least_likeness: float = 0.0
     most_likeness: float = 0.9
@@ -47,15 +46,12 @@ class TaysSettings:
     def __post_init__(self) -> None:
         if self.fps <= 0 or self.longest <= 0 or self.asks < 1 or self.least_evidence < 1:
             raise SynthError("tays: fps and longest must be above 0, asks and least_evidence at least 1")
-        if not 0 <= self.near < 0.5 / self.fps:
-            raise SynthError(f"tays.near: {self.near!r}: must be 0 or more and below half a frame")
 
 
 def plan(source: Source, settings: TaysSettings, write: Write, seed: int) -> Plan:
     """A script for each question, at most `asks`, that has evidence in the first `longest` seconds."""
     planned = Plan()
-    end = min(source.graph.duration, settings.longest)
-    segments = _frames(source.graph, end, settings)
+    segments = frames(0.0, min(source.graph.duration, settings.longest), settings.fps)
     if not segments:
         planned.rejected.append(Rejected(source.id, "shorter than one frame"))
         return planned
@@ -81,19 +77,6 @@ def plan(source: Source, settings: TaysSettings, write: Write, seed: int) -> Pla
     if not kept:
         planned.rejected.append(Rejected(source.id, "no question with evidence"))
     return planned
-
-
-def _frames(graph: Graph, end: float, settings: TaysSettings) -> tuple[Segment, ...]:
-    """The grid, with a border moved to where evidence becomes known next to it."""
-    grid = frames(0.0, end, settings.fps)
-    borders = [0.0, *(segment.end for segment in grid)]
-    for edge in graph.edges:
-        k = round(edge.knowable_at * settings.fps)
-        if 0 < k < len(borders) and 0 < edge.knowable_at - k / settings.fps <= settings.near:
-            borders[k] = max(borders[k], edge.knowable_at)
-    # A last border may not go past what is watched.
-    borders = [min(border, end) for border in borders]
-    return tuple(Segment(low, high) for low, high in pairwise(borders) if high > low)
 
 
 def _entity_asks(source: Source, segments: tuple[Segment, ...], seed: int) -> Iterator[Ask]:
