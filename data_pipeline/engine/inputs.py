@@ -32,7 +32,8 @@ class AnnotationInput:
 
     The other fields are those of `annotations.convert`: where the `videos` lie, the length of a segment (seconds), the
     part of a span that must have passed before its text can be known, and what is done about times outside the video.
-    `durations` is a JSON file of seconds by video id, for annotations that do not give them.
+    `durations` is a JSON file of seconds by video id, for annotations that do not give them. `only` and `without` are
+    text files, a video id a line: what a split takes of the annotated videos, and what it must not take.
     """
 
     reader: str
@@ -43,6 +44,8 @@ class AnnotationInput:
     tolerance: float = 0.5
     unknown_duration: UnknownDuration = "reject"
     durations: str | None = None
+    only: str | None = None
+    without: str | None = None
 
     def __post_init__(self) -> None:
         if self.reader not in READERS:
@@ -108,7 +111,7 @@ def stamps(given: Input) -> list[tuple[str, int, int]]:
     else:
         told = given.annotations
         paths = [*(given.sources or ()), *(told.paths if told else ())]
-        paths += [told.durations] if told and told.durations else []
+        paths += [path for path in (told.durations, told.only, told.without) if path] if told else []
     files: list[str] = []
     for path in paths:
         if os.path.isdir(path):
@@ -209,9 +212,27 @@ def _from_files(paths: Iterable[str]) -> Found:
 
 def _from_annotations(given: AnnotationInput) -> Found:
     settings = asdict(given) | {"durations": read_durations(given.durations) if given.durations else None}
-    del settings["reader"], settings["paths"]
+    for name in ("reader", "paths", "only", "without"):
+        del settings[name]
+    only = _ids(given.only) if given.only else None
+    without = _ids(given.without) if given.without else frozenset()
     for annotated in READERS[given.reader](*given.paths):
-        yield annotated if isinstance(annotated, Rejected) else to_source(annotated, **settings)
+        if isinstance(annotated, Rejected):
+            yield annotated
+        elif only is not None and annotated.video_id not in only:
+            yield Rejected(annotated.video_id, "not in only")
+        elif annotated.video_id in without:
+            yield Rejected(annotated.video_id, "in without")
+        else:
+            yield to_source(annotated, **settings)
+
+
+def _ids(path: str) -> frozenset[str]:
+    """The ids of a text file, one a line. SynthError: there is none."""
+    ids = frozenset(Path(path).read_text(encoding="utf-8").split())
+    if not ids:
+        raise SynthError(f"{path}: holds no video id; write one a line, or leave the key out")
+    return ids
 
 
 def _first(found: Found, limit: int | None) -> Found:

@@ -143,6 +143,31 @@ def test_a_broken_line_names_the_input_s_own_file(tmp_path: Path) -> None:
         list(gathered(Input(shards=1, sources=(str(path),))))
 
 
+def test_a_split_takes_the_videos_that_it_lists_and_counts_the_others(tmp_path: Path) -> None:
+    file, only, without = (tmp_path / name for name in ("captions.json", "train.txt", "held_out.txt"))
+    told = {"duration": 10.0, "timestamps": [[0.0, 5.0]], "sentences": ["A man walks away."]}
+    file.write_text(json.dumps({f"v_{name}": told for name in "abcd"}))
+    only.write_text("v_a\nv_b\nv_c\n")
+    without.write_text("v_c\nv_x\n")
+    everything = AnnotationInput("activitynet_captions", (str(file),), "videos", 2.0)
+
+    def taken(**chosen: str) -> list[tuple[str, str]]:
+        given = Input(shards=1, annotations=replace(everything, **chosen))
+        assert {path for path, _, _ in stamps(given)} == {str(file), *chosen.values()}
+        found = list(gathered(given))
+        assert len(found) == 4
+        return [(one.item, one.reason) if isinstance(one, Rejected) else (one.video_id, "") for one in found]
+
+    assert [reason for _, reason in taken()] == [""] * 4
+    assert taken(only=str(only))[2:] == [("v_c", ""), ("v_d", "not in only")]
+    assert taken(without=str(without))[2:] == [("v_c", "in without"), ("v_d", "")]
+    both = taken(only=str(only), without=str(without))
+    assert both == [("v_a", ""), ("v_b", ""), ("v_c", "in without"), ("v_d", "not in only")]
+    without.write_text("\n")
+    with pytest.raises(SynthError, match=r"held_out\.txt: holds no video id; write one a line"):
+        taken(without=str(without))
+
+
 def test_inputs_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     annotations = AnnotationInput("ego4d_goalstep", ("x.json",), "videos", 2.0)
     for given, fault in (
