@@ -19,7 +19,7 @@ from transformers import AutoModelForImageTextToText
 
 from train.flops import Flops, Work, forward_flops, step_flops
 from train.grpo_recipe import GRPORecipe, contract_of, render_config
-from train.memory import RESERVE, Held, Memory, Precision, Sharding, held, step_bytes
+from train.memory import RESERVE, Held, Memory, Precision, Sharding, batch_bytes, held, step_bytes
 from train.plan_rows import Nominal, Rows, first_rows
 from train.plan_warnings import warnings_of
 from train.rows import Limits, Thoughts
@@ -84,7 +84,9 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Rollout:
-    """A generation of all ranks: episodes, their turns, tokens read (prefilled) and at most written."""
+    """A generation of all ranks: episodes, their turns, tokens read (prefilled) and at most written. waiting: most
+    bytes of a rank's share that wait in the host's memory to be trained on; rows that show the same frames share them
+    within a micro-batch."""
 
     episodes: int
     turns: int
@@ -92,6 +94,7 @@ class Rollout:
     generated: float
     kv_a_stream: float  # bytes of the longest context
     updates: int
+    waiting: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,9 @@ def plan(recipe: SFTRecipe | GRPORecipe, options: Options = Options(), start: St
     count = _samples(paths, limit, options)
     made = _of_grpo(recipe, sizes, rows, count) if isinstance(recipe, GRPORecipe) else None
     batch, mean = _batches(recipe, rows, made)
+    if made is not None:
+        of_rank = rows.a_sample * made.episodes / recipe.launch.ranks
+        made = replace(made, waiting=of_rank * batch_bytes(sizes, mean, recipe.model.attention))
     memory = _memory(recipe, sizes, batch, made)
     work = _work(recipe, sizes, rows, mean, made, count, options)
     parts = sizes.parts

@@ -144,6 +144,7 @@ def _rollout(rollout: Rollout) -> list[tuple[str, str]]:
         ),
         ("its tokens", f"{rollout.prefilled:,.0f} read, at most {rollout.generated:,.0f} written"),
         ("cache of a stream", f"{_gib(rollout.kv_a_stream)} at its longest"),
+        ("waits on the host", f"at most {_gib(rollout.waiting)} a rank: its rows of a generation, with their frames"),
     ]
 
 

@@ -220,6 +220,9 @@ def test_rows_of_rl_are_of_episodes_at_their_limits(tmp_path: Path) -> None:
     limits = replace(recipe.rollout, thought_tokens=40)
     rows, longer = plan(recipe).rows, plan(replace(recipe, rollout=limits)).rows
     assert rows.learned == 4 * (8 * 32 + 8) and rows.most_learned == 8 * 32 + 8
+    made, length = plan(recipe).rollout, rows.lengths[0]
+    frames = 8 * (96 // 8) ** 2 * (3 * 2 * 8 * 8) * 4  # 8 pairs of 96 x 96, in patches of 8 x 8, in float32
+    assert made is not None and made.waiting == 4 * (frames + length * (53 + length))  # four episodes, and their masks
     assert [b - a for a, b in zip(rows.lengths, longer.lengths, strict=True)] == [8 * 8] * 4
     file = tmp_path / "train.jsonl"
     write_jsonl([sample.without_thoughts() for sample in read_samples(file)], file)
