@@ -34,13 +34,15 @@ class CheckpointError(StageError):
 @dataclass(frozen=True)
 class Manifest:
     """What a checkpoint holds. ranks: how many wrote it; batch: samples (GRPO: groups) that an update, or generation,
-    takes over all ranks; files: (bytes, sha256) by path relative to the folder."""
+    takes over all ranks; data: a digest of the rows that are trained on, "" where none is kept; files: (bytes, sha256)
+    by path relative to the folder."""
 
     step: int
     ranks: int
     batch: int
     version: str
     files: Mapping[str, tuple[int, str]]
+    data: str = ""
 
     @property
     def bytes(self) -> int:

@@ -30,6 +30,7 @@ from train.checkpoint_files import (
     read_manifest,
     sweep,
 )
+from train.memory import checkpoint_bytes
 from train.stage import StageError
 from train.stopping import Preempted
 from train.together import from_rank_0, together
@@ -53,8 +54,19 @@ def resume_point(trainer: WholeCheckpoints) -> Path | None:
     with together(CheckpointError):
         if not (out / name / MANIFEST).is_file():
             raise _not_shared(out / name)
-        _check_ranks(read_manifest(out / name), trainer, out / name)
+        manifest = read_manifest(out / name)
+        _check_data(manifest, trainer, out / name)
+        _check_ranks(manifest, trainer, out / name)
     return out / name
+
+
+def _check_data(manifest: Manifest, trainer: WholeCheckpoints, folder: Path) -> None:
+    if manifest.data and trainer.data and manifest.data != trainer.data:
+        raise CheckpointError(
+            f"{folder}: saved while training on other data than data.train has now (its samples, their order or the "
+            f"length of their rows have changed), so some would be trained on twice and some never. Put the data back "
+            f"as they were, or train into another output"
+        )
 
 
 def _check_ranks(manifest: Manifest, trainer: WholeCheckpoints, folder: Path) -> None:
@@ -161,9 +173,11 @@ def failing(trainer: Any) -> Iterator[None]:
 
 
 class WholeCheckpoints(Trainer):
-    """A Trainer whose checkpoints are whole: to be inherited before TRL's class. keep: how many stay; None: all."""
+    """A Trainer whose checkpoints are whole: to be inherited before TRL's class. keep: how many stay; None: all. data:
+    a digest of what it trains on, which a checkpoint that it goes on from must share; "": not told."""
 
     keep: int | None = None
+    data: str = ""
     _part: Path | None = None
 
     @property
@@ -216,7 +230,7 @@ class WholeCheckpoints(Trainer):
             files = {name: found for part_of in gather_object([own]) for name, found in part_of.items()}
             with together(CheckpointError):
                 if main:
-                    manifest = Manifest(step, ranks, self.batch, __version__, dict(sorted(files.items())))
+                    manifest = Manifest(step, ranks, self.batch, __version__, dict(sorted(files.items())), self.data)
                     publish(folder, out / folder.name, manifest)
                     prune(out, self.keep, step)
 
@@ -230,14 +244,19 @@ class WholeCheckpoints(Trainer):
         raise Preempted(step)
 
     def _expected_bytes(self) -> int:
-        """Of the last checkpoint; of a run's first: its weights, and two moments of those that are trained."""
+        """Of the last checkpoint; of a run's first, by arithmetic (train.memory.checkpoint_bytes)."""
         for folder in checkpoints(self.output).values():
             if (folder / MANIFEST).is_file():
                 return read_manifest(folder).bytes
-        assert self.model is not None
-        parameters = list(self.model.parameters())
-        moments = [8 * parameter_bytes(p) // p.element_size() for p in parameters if p.requires_grad]
-        return sum(moments) + sum(map(parameter_bytes, parameters))
+        model: Any = self.model
+        sizes = [(parameter_bytes(p) // p.element_size(), p.requires_grad) for p in model.parameters()]
+        trained = sum(size for size, trains in sizes if trains)
+        return checkpoint_bytes(
+            trained,
+            trained if isinstance(model, PeftModel) else sum(size for size, _ in sizes),
+            next(model.parameters()).element_size(),
+            self.accelerator.state.deepspeed_plugin.zero_stage if self.is_deepspeed_enabled else 0,
+        )
 
 
 def parameter_bytes(parameter: Any) -> int:

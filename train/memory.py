@@ -107,6 +107,18 @@ def held(parts: Parts, precision: Precision, sharding: Sharding) -> Held:
     return Held(weights, gradients, optimiser, buckets, host)
 
 
+def checkpoint_bytes(trained: int, saved: int, weight: int, zero: int) -> int:
+    """Bytes of a checkpoint. trained: parameters; saved: those whose weights it holds (with adapters only these);
+    weight: bytes of one in training; zero: DeepSpeed's stage, 0 without it.
+
+    The weights, and two float32 moments of those that are trained; of DeepSpeed also their float32 copies, and below
+    stage 3 the weights once more, in its own file (tests/train/test_sharding.py measures all of them).
+    """
+    if not zero:
+        return weight * saved + 8 * trained
+    return weight * saved * (2 if zero < 3 else 1) + 12 * trained
+
+
 # --- activations ------------------------------------------------------------------------------------------------------
 
 

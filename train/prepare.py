@@ -62,6 +62,7 @@ class Rows:
         self.samples, self.renderer, self.fps, self.thoughts = samples, renderer, fps, thoughts
         self.limits = limits
         self.most, self.used = int(keep_megabytes * 1e6), 0  # bytes
+        self.samples_digest = ""  # when they are measured, and that is kept
         self.places: list[tuple[int, int]] = []  # (sample, which of its rows)
         self.lengths: list[int] = []
         self._kept: OrderedDict[int, tuple[list[Item], int]] = OrderedDict()
@@ -98,6 +99,11 @@ class Rows:
         while self.used > self.most:
             self.used -= self._kept.popitem(last=False)[1][1]
         return items
+
+    @property
+    def digest(self) -> str:
+        """Of the samples and of how long their rows are: with another one, the numbers of rows mean other data."""
+        return _digest([self.samples_digest, self.lengths])
 
     def place(self, found: Sequence[Found]) -> None:
         """Number the rows of all samples."""
@@ -175,12 +181,15 @@ def _key(rows: Rows, counted: Sequence[str], keep: Path) -> str:
     """A digest of all that decides what samples give: their events, their files, and how they are rendered. Ranks share
     it, since it asks the file system for every image of videos that are folders."""
     cuts = [rows.samples[first : first + CUT] for first in range(0, len(rows.samples), CUT)]
-    told, own = Told("parts of the samples whose files were looked at", [1.0] * len(cuts), keep), dict[int, str]()
+    told, own = Told("parts of the samples whose files were looked at", [1.0] * len(cuts), keep), dict[int, list[str]]()
     files = lru_cache(maxsize=CUT)(_files)  # samples of one video follow each other
     with shares(len(cuts), DataError, told) as pieces:
         for piece in pieces:
-            own[piece] = _digest([[to_record(sample), files(Path(sample.video.path))] for sample in cuts[piece]])
-    digests = {piece: digest for part in gather_object([own]) for piece, digest in part.items()}
+            records = [[to_record(sample), files(Path(sample.video.path))] for sample in cuts[piece]]
+            own[piece] = [_digest(records), _digest([record for record, _ in records])]
+    whole = {piece: both for part in gather_object([own]) for piece, both in part.items()}
+    rows.samples_digest = _digest([whole[piece][1] for piece in sorted(whole)])
+    digests = {piece: both[0] for piece, both in whole.items()}
     settings = [asdict(rows.renderer.config), asdict(rows.renderer.spec), rows.fps, rows.thoughts, list(counted)]
     settings.append(asdict(rows.limits))
     return _digest([SCHEMA, settings, sorted(rows.renderer.vocabulary.items()), sorted(digests.items())])

@@ -269,7 +269,7 @@ def build_trainer(recipe: SFTRecipe) -> StreamingSFTTrainer:
         processing_class=backbone.tokenizer,
         callbacks=callbacks,
     )
-    trainer.keep = recipe.keep_checkpoints
+    trainer.keep, trainer.data = recipe.keep_checkpoints, prepared.rows.digest
     trainer.remove_callback(PrinterCallback)  # the curve is in trainer_state.json; quiet when piped
     if recipe.data.validation is not None:
         held_out = prepare_data(recipe.data, recipe.data.validation, renderer, out / PREPARED_VALIDATION)

@@ -42,7 +42,9 @@ from train.sft import DataSettings, SFTRecipe, build_trainer, run
 from train.stage import ModelSettings, OptimSettings, StageError
 from whilst.checkpoint import CONTRACT
 from whilst.files import fingerprints
+from whilst.recipe import save_resolved
 from whilst.runs import read_run
+from whilst.sample import Answer, read_samples, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +316,7 @@ def fake(recipe: SFTRecipe, output: Path, batch: int) -> object:
         output=output,
         accelerator=accelerator,
         batch=batch,
+        data="",
         is_deepspeed_enabled=False,
         is_world_process_zero=lambda: True,
     )
@@ -331,6 +334,31 @@ def test_another_number_of_ranks_is_allowed_where_the_same_data_follow(
     sharded.is_deepspeed_enabled = True  # type: ignore[attr-defined]
     with pytest.raises(CheckpointError, match="ZeRO's shards of 4 ranks cannot be read by 1"):
         resume_point(sharded)
+
+
+@pytest.mark.parametrize("changed", ("order", "text", "nothing"))
+def test_a_changed_data_set_is_not_gone_on_with(changed: str, recipe: SFTRecipe, copy: Path, tmp_path: Path) -> None:
+    """The same path in the recipe, other data in it: row 3 would be another one than the checkpoint has trained on."""
+    samples = read_samples(recipe.data.train)
+    if changed == "order":
+        samples = samples[::-1]
+    elif changed == "text":
+        first = samples[0]
+        events = tuple(replace(e, text=e.text + " !") if isinstance(e, Answer) else e for e in first.events)
+        assert events != first.events
+        samples = [replace(first, events=events), *samples[1:]]
+    shutil.rmtree(copy / "checkpoint-4")
+    data = tmp_path / "samples.jsonl"
+    write_jsonl(samples, data)
+    again = replace(recipe, output=str(copy), data=replace(recipe.data, train=str(data)))
+    save_resolved(again, copy / "recipe.yaml")
+    if changed == "nothing":
+        run(again)
+        assert 4 in checkpoints(copy)
+        return
+    with pytest.raises(CheckpointError, match="checkpoint-3: saved while training on other data than data.train has"):
+        run(again)
+    assert list(checkpoints(copy)) == [3, 2]
 
 
 def test_checkpoints_of_another_recipe_are_not_gone_on_from(recipe: SFTRecipe, copy: Path) -> None:

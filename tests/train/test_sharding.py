@@ -28,7 +28,9 @@ from tests.train.grpo_runs import PACKED, drift, logged, run_apart, weights
 from tests.train.sharding_worker import said
 from tests.train.zygote import Zygote
 from train import sft, stage
+from train.checkpoint_files import read_manifest
 from train.export import ExportSettings, export_run
+from train.memory import checkpoint_bytes
 from train.sft import DataSettings, SFTRecipe
 from train.sharding import FROM_THE_RECIPE, check, consolidate, deepspeed_config, shipped
 from train.stage import LoraSettings, ModelSettings, OptimSettings, StageError
@@ -207,6 +209,16 @@ def exported(runs: Mapping[str, SFTRecipe], tmp_path_factory: pytest.TempPathFac
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return {what: torch.load(out, weights_only=True) for what, out in outs.items()}
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_as_large_as_was_expected(runs: Mapping[str, SFTRecipe]) -> None:
+    """Room is asked for before it is written. FSDP2's files say a good deal of every tensor, which is small here."""
+    for name, weight, zero, within in (("zero3", 4, 3, 0.02), ("bf16-2", 2, 2, 0.02), ("fsdp2", 4, 0, 0.15)):
+        whole = sum(tensor.numel() for tensor in load_file(Path(runs[name].output, "model.safetensors")).values())
+        files = read_manifest(Path(runs[name].output, "checkpoint-4")).files
+        found = sum(size for file, (size, _) in files.items() if file.endswith((".pt", ".safetensors", ".distcp")))
+        assert found == pytest.approx(checkpoint_bytes(whole, whole, weight, zero), rel=within), name
 
 
 @pytest.mark.slow
