@@ -4,7 +4,7 @@ The rules of the paper: the question comes first; frames at 2 a second (a grid o
 0.1 s of a grid frame takes its place; the video is cut at 30 s; a sentence for each kept frame, in order, none merged
 or split; a sentence as similar as 0.9 to the one kept before is dropped; other frames are skipped; then the answer.
 
-Here the grid stays as it is, since videos are read at it: no frame gives way to one of evidence. Evidence is said at the
+Here the grid stays, since videos are read at it: no frame gives way to one of evidence. Evidence is said at the
 end of the first half second by which it can be known (`knowable_at`); the picture that was read of that is of its
 start. A skip is a Silence event. What is asked: `entity`, what happens to one thing of the graph, which is told at the
 end; or `exchanges`, the source's own questions (VideoEspresso), each answered at the end with its own answer.
