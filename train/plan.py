@@ -21,6 +21,7 @@ from train.flops import Flops, Work, forward_flops, step_flops
 from train.grpo_recipe import GRPORecipe, contract_of, render_config
 from train.memory import RESERVE, Held, Memory, Precision, Sharding, batch_bytes, held, step_bytes
 from train.plan_rows import Nominal, Rows, first_rows
+from train.plan_stop import Stops, stops_of
 from train.plan_warnings import warnings_of
 from train.rows import Limits, Thoughts
 from train.sft import SFTRecipe
@@ -108,6 +109,7 @@ class Plan:
     memory: Memory
     work: Work
     rollout: Rollout | None
+    stops: Stops
     warnings: tuple[str, ...]
 
 
@@ -168,6 +170,9 @@ def plan(recipe: SFTRecipe | GRPORecipe, options: Options = Options(), start: St
     memory = _memory(recipe, sizes, batch, made)
     work = _work(recipe, sizes, rows, mean, made, count, options)
     parts = sizes.parts
+    generation = (made.updates, math.ceil(made.episodes / work.ranks)) if made is not None else (1, 0)
+    rate = GPUS[recipe.launch.gpu][1] * options.mfu * work.ranks if memory.gpu is not None else None
+    stops = stops_of(recipe, sizes, memory.sharding, memory.precision, work, generation, rate)
     return Plan(
         model=path,
         parameters=Parameters(parts.total, parts.vision, parts.trained),
@@ -176,7 +181,8 @@ def plan(recipe: SFTRecipe | GRPORecipe, options: Options = Options(), start: St
         memory=memory,
         work=work,
         rollout=made,
-        warnings=tuple(warnings_of(recipe, sizes, rows, memory, work, render, spec)),
+        stops=stops,
+        warnings=tuple(warnings_of(recipe, sizes, rows, memory, work, stops, render, spec)),
     )
 
 
@@ -301,26 +307,34 @@ def _memory(recipe: TrainRecipe, sizes: Sizes, batch: Batch, made: Rollout | Non
     gpu = GPUS[launch.gpu][0] * GIB if launch.gpus_per_node and launch.gpu in GPUS else None
     other: dict[str, float] = {}
     if made is not None and isinstance(recipe, GRPORecipe):
-        other = _rollout_memory(recipe, kept, made, gpu)
+        other = _rollout_memory(recipe, sizes, sharding, kept, made, gpu)
     total = kept.weights + kept.optimiser + kept.buckets + step.peak
     asleep = isinstance(recipe, GRPORecipe) and (recipe.policy == "transformers" or recipe.vllm.enable_sleep)
     cache = other.pop("rollouts", 0.0) if asleep else 0.0  # not at the same time as a training step
     total = max(total, kept.weights + kept.optimiser + kept.buckets + cache) + sum(other.values())
+    # a model is loaded whole, in float32, before it is spread; under DeepSpeed's stage 3 a rank loads its share
+    loaded = 0.0 if optim.deepspeed is not None and sharding.stage == 3 else 4.0 * sizes.parts.total
+    if loaded > total:
+        total, other["loading, before training"] = loaded, loaded
     total += RESERVE if gpu is not None else 0.0
     if cache:
         other["rollouts, before training"] = cache
     return Memory(sharding, precision, kept, step, other, total, gpu)
 
 
-def _rollout_memory(recipe: GRPORecipe, kept: Held, made: Rollout, gpu: float | None) -> dict[str, float]:
-    """The reference model of the KL term; vLLM's share of the GPU, or the caches of the streams in step."""
+def _rollout_memory(
+    recipe: GRPORecipe, sizes: Sizes, sharding: Sharding, kept: Held, made: Rollout, gpu: float | None
+) -> dict[str, float]:
+    """The reference model of the KL term; vLLM's share of the GPU, or the caches of the streams in step, with the
+    weights that stage 3 gathers for them."""
     other = {"reference": kept.weights} if recipe.loss.beta and recipe.model.lora is None else {}
     if recipe.policy == "vllm":
         if recipe.vllm.mode == "colocate" and gpu is not None:
             other["rollouts"] = recipe.vllm.gpu_memory_utilization * gpu
         return other
     streams = min(recipe.rollout.batch, math.ceil(made.episodes / recipe.launch.ranks))
-    return other | {"rollouts": streams * made.kv_a_stream}
+    whole = (2.0 if recipe.model.dtype == "bfloat16" else 4.0) * sizes.parts.total - kept.weights
+    return other | {"rollouts": streams * made.kv_a_stream + (whole if sharding.stage == 3 else 0.0)}
 
 
 def _accumulation(optim: OptimSettings, ranks: int) -> int:

@@ -15,6 +15,7 @@ from train.memory import RESERVE, Memory
 from train.plan import GPUS, Options, Plan, Rollout, Rows, plan
 from train.plan_rows import Nominal
 from train.plan_start import find_start
+from train.plan_stop import WRITTEN, Stops
 from train.sft import SFTRecipe
 from whilst.hardware import Launch
 
@@ -50,6 +51,7 @@ def lines(found: Plan, launch: Launch, asked: Options) -> list[tuple[str, str]]:
     told += _rows(found.rows, asked)
     told += _memory(found.memory, launch)
     told += _work(found.work, launch, asked)
+    told += _stops(found.stops)
     if found.rollout is not None:
         told += _rollout(found.rollout)
     return told + [("warning", text) for text in found.warnings]
@@ -133,6 +135,17 @@ def _work(work: Work, launch: Launch, asked: Options) -> list[tuple[str, str]]:
         told.append(("time", f"{hours}{wall}, {basis}"))
         if work.rollout:
             told.append(("", "decoding is bound by memory, not by operations: rollouts take longer than this says"))
+    return told
+
+
+def _stops(stops: Stops) -> list[tuple[str, str]]:
+    all_of_them = "more with every save"
+    if stops.room is not None:
+        all_of_them = f"at most {stops.most} at a time: {_gib(stops.room)}"
+    told = [("on the disk", f"a checkpoint {_gib(stops.checkpoint)}, {all_of_them}")]
+    if stops.unbroken is not None and stops.notice is not None:
+        saving = f"then {stops.notice - stops.unbroken:,.0f} s to save at an assumed {WRITTEN / 1e9:g} GB/s"
+        told.append(("told to stop", f"up to {stops.unbroken:,.0f} s to the end of what is under way, {saving}"))
     return told
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from train.flops import Work, tower_is_run_backwards
 from train.grpo_recipe import GRPORecipe
 from train.memory import Memory
 from train.plan_rows import Approximate, Rows
+from train.plan_stop import Stops
 from train.sizes import Sizes
 from train.stage import StageError, TrainRecipe
 from train.vllm_policy import PolicyError, check_servable
@@ -20,10 +22,18 @@ from whilst.render import Renderer
 from whilst.render_config import RenderConfig
 
 LONG = 500  # updates without a checkpoint between them
+MUCH = 2**40  # bytes of checkpoints
 
 
 def warnings_of(
-    recipe: TrainRecipe, sizes: Sizes, rows: Rows, memory: Memory, work: Work, render: RenderConfig, spec: VisionSpec
+    recipe: TrainRecipe,
+    sizes: Sizes,
+    rows: Rows,
+    memory: Memory,
+    work: Work,
+    stops: Stops,
+    render: RenderConfig,
+    spec: VisionSpec,
 ) -> Iterator[str]:
     """One line each."""
     optim, model = recipe.optim, recipe.model
@@ -54,7 +64,27 @@ def warnings_of(
             f"{_ways_out(recipe)}"
         )
     if not recipe.save_steps and (work.steps or 0) > LONG:
-        yield f"save_steps is 0 and there are {work.steps} updates: a run that is stopped starts from the beginning"
+        yield f"save_steps is 0 and there are {work.steps} updates: a run that is killed starts from the beginning"
+    yield from _stops(recipe, stops)
+
+
+def _stops(recipe: TrainRecipe, stops: Stops) -> Iterator[str]:
+    given = recipe.launch.signal_seconds
+    if stops.notice is not None and stops.notice > given:
+        enough = 60 * math.ceil(1.5 * stops.notice / 60)
+        less = "smaller generations (rollout)" if isinstance(recipe, GRPORecipe) else "fewer rows an update"
+        yield (
+            f"launch.signal_seconds {given}: from the signal to a whole checkpoint it takes {stops.notice:,.0f} s or "
+            f"more; when time is up, Slurm would end the job before that, without requeueing it, and a chain ends "
+            f"there: launch.signal_seconds={enough}, or {less}"
+        )
+    if stops.room is None:
+        yield f"keep_checkpoints is null: each takes {stops.checkpoint / 2**30:,.0f} GiB, and all stay"
+    elif stops.room > MUCH:
+        yield (
+            f"keep_checkpoints {recipe.keep_checkpoints}: checkpoints will take up to {stops.room / 2**40:,.1f} TiB of "
+            f"{recipe.output}'s disk"
+        )
 
 
 def _lengths(sizes: Sizes, rows: Rows, render: RenderConfig) -> Iterator[str]:

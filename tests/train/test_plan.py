@@ -194,6 +194,45 @@ def test_warnings_of_settings_that_will_fail_or_lose_work(recipe: SFTRecipe) -> 
     assert "frozen tower backwards" in told(frozen)
 
 
+def test_what_a_stop_costs(recipe: SFTRecipe) -> None:
+    """Rooms and notices that follow from sizes alone, worked out here."""
+    found = plan(recipe, Options(samples=64 * 250))
+    total, trained = found.parameters.total, found.parameters.trainable
+    assert found.stops.checkpoint == 2 * total + 12 * trained  # ZeRO-3 in bfloat16
+    assert found.stops.most == 3  # of 250 updates after 100, 200 and 250; two are kept
+    seconds = found.work.flops_a_step / (8 * 0.35 * GPUS["a100-80gb"][1])
+    assert found.stops.unbroken == pytest.approx(seconds)
+    assert found.stops.notice == pytest.approx(seconds + found.stops.checkpoint / 1e9)
+    two = plan(replace(recipe, optim=replace(recipe.optim, deepspeed="zero2"))).stops
+    assert two.checkpoint == 4 * total + 12 * trained
+    lora = plan(replace(recipe, model=replace(recipe.model, lora=LoraSettings(rank=16))))
+    assert lora.stops.checkpoint == 14 * lora.parameters.trainable
+    assert plan(replace(recipe, keep_checkpoints=None), Options(samples=64 * 650)).stops.most == 7
+
+    def told(changed: SFTRecipe) -> str:
+        return "\n".join(plan(changed, Options(64 * 650)).warnings)
+
+    assert "signal_seconds" not in told(recipe) and "keep_checkpoints" not in told(recipe)
+    large = replace(recipe, optim=replace(recipe.optim, global_batch=1024))
+    assert "launch.signal_seconds 300: from the signal" in told(large)
+    assert "signal_seconds" not in told(replace(large, launch=replace(recipe.launch, signal_seconds=7200)))
+    assert "checkpoints will take up to" in told(replace(large, optim=recipe.optim, save_steps=1, keep_checkpoints=20))
+    assert "and all stay" in "\n".join(plan(replace(recipe, keep_checkpoints=None)).warnings)
+    assert plan(replace(recipe, launch=Launch(gpus_per_node=0))).stops.unbroken is None
+
+
+def test_a_model_is_loaded_whole_before_fsdp2_spreads_it(recipe: SFTRecipe) -> None:
+    large = replace(
+        recipe,
+        model=replace(recipe.model, path="Qwen/Qwen2.5-VL-32B-Instruct"),
+        launch=replace(recipe.launch, nodes=8),
+    )
+    spread = plan(replace(large, optim=replace(recipe.optim, deepspeed=None, fsdp2=True)))
+    assert spread.memory.fits is False
+    assert spread.memory.other["loading, before training"] == 4 * spread.parameters.total
+    assert plan(large).memory.fits  # DeepSpeed's stage 3 loads a share
+
+
 def test_options_are_checked() -> None:
     with pytest.raises(PlanError, match="mfu"):
         Options(mfu=0.0)
@@ -255,6 +294,10 @@ def test_rl_on_the_command_line_and_as_json(tmp_path: Path) -> None:
     assert figures["model"] == "Qwen/Qwen2.5-VL-7B-Instruct"
     assert figures["rollout"]["episodes"] == 2048 and figures["rollout"]["turns"] == 2048 * 16
     assert figures["work"]["steps"] == 4 * 43  # 11000 / 256 generations of four updates
+    flops, work = figures["work"]["flops"], figures["work"]
+    whole = sum(flops.values()) + 4 * work["rollout"]  # vLLM's generation is waited for, and an update follows
+    assert figures["stops"]["unbroken"] == pytest.approx(whole / (32 * 0.35 * GPUS["a100-80gb"][1]))
+    assert any("launch.signal_seconds" in text for text in figures["warnings"])
     assert "a generation" in found.output and "GPU-hours" in found.output
 
 
