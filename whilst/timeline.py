@@ -58,8 +58,9 @@ class Thought:
 class Query:
     """A question asked at `time`. All times are seconds.
 
-    `options` are the texts to choose from. A reply is valid inside `window`. `evidence` holds the spans of video that
-    the answer rests on, and `knowable_at` is the first moment at which it can be known.
+    `text` is all that a model reads of it; `options`, the texts to choose from, stand in it too. A reply is valid in
+    `window`. `evidence` holds the spans of video that the answer rests on, and `knowable_at` is the first moment at
+    which it can be known.
     """
 
     id: str

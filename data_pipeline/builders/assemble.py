@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from data_pipeline.builders.script import Script
 from data_pipeline.queries.ask import Ask, Reply
+from data_pipeline.queries.choice import listed
 from data_pipeline.source import Source
 from whilst.sample import JSON, Answer, Event, Query, Sample, Segment, Silence, Thought, Video
 
@@ -105,7 +106,7 @@ def _query(ask: Ask, text: str, given: Replies, clock: _Clock) -> Query:
     return Query(
         ask.id,
         clock(ask.time),
-        text,
+        text + listed(ask.options or ()),
         kind=ask.kind,
         options=ask.options,
         window=window,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from data_pipeline.engine.recipe import Export
+from data_pipeline.queries.choice import listed, own_words
 from data_pipeline.source import Rejected, Yield
 from whilst.foreign import write_text_stream, write_tww, write_vst
 from whilst.sample import Event, Query, Sample, SampleError, Silence, Thought
@@ -86,8 +86,7 @@ def _plain(sample: Sample, export: Export, data: Path, folder: Path) -> Sample:
 
 def _event(event: Event, export: Export) -> Event | None:
     if isinstance(event, Query):
-        options = zip(string.ascii_uppercase, event.options or (), strict=False)
-        return Query(event.id, event.time, "\n".join([event.text, *(f"{letter}. {text}" for letter, text in options)]))
+        return Query(event.id, event.time, own_words(event) + listed(event.options or ()))
     if isinstance(event, Silence) and (event.query is not None or export.layout == "tww"):
         return None
     return None if isinstance(event, Thought) and export.layout == "tww" else event

@@ -7,6 +7,7 @@ import re
 from data_pipeline.filters.settings import Length
 from data_pipeline.filters.view import Problems, View, chosen
 from data_pipeline.filters.words import same, unboxed
+from data_pipeline.queries.choice import own_words
 from whilst.sample import Query, Thought
 
 _COUNTED = (
@@ -101,7 +102,7 @@ def query_length(view: View, query: Query) -> Problems:
     """A question, option or answer of too many words."""
     most = view.settings.length
     assert most is not None
-    yield from _too_long("question", query.text, most)
+    yield from _too_long("question", own_words(query), most)
     for option in query.options or ():
         yield from _too_long("option", option, most)
     for answer in view.answers(query):

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from data_pipeline.filters.settings import GuessSettings
 from data_pipeline.filters.view import Problems, View, chosen
 from data_pipeline.filters.words import same, unboxed, words
+from data_pipeline.queries.choice import own_words
 from data_pipeline.source import Source, SynthError
 from data_pipeline.text.task import Task, TextRejected, Write
 from whilst.sample import Answer, Query, Sample
@@ -193,7 +194,7 @@ def _ballot(query: Query, answer: Answer) -> Iterator[tuple[str, str, str]]:
 
 
 def _question(query: Query) -> str:
-    return " ".join(words(query.text))
+    return " ".join(words(own_words(query)))
 
 
 def _option_key(option: str) -> str:
@@ -227,7 +228,7 @@ class EndpointGuesser:
         for n in range(self.tries):
             options = list(query.options or ())
             options = options[n % max(1, len(options)) :] + options[: n % max(1, len(options))]
-            facts = {"question": query.text, "options": options}
+            facts = {"question": own_words(query), "options": options}
             said = unboxed(self.write(Task("guess", facts, key=f"{sample.id}/{query.id}/{n}")))
             right += same(_option(said, options), answer)
         return Guess(answer, right / self.tries, self.tries)

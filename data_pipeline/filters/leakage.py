@@ -7,6 +7,7 @@ from data_pipeline.filters.form import interval, numbers
 from data_pipeline.filters.view import Problems, View, chosen
 from data_pipeline.filters.words import holds, seconds, unboxed, words
 from data_pipeline.queries.ask import Ask
+from data_pipeline.queries.choice import own_words
 from data_pipeline.queries.kinds import COMPARING
 from whilst.sample import Query
 
@@ -26,8 +27,8 @@ def leakage_problems(view: View, query: Query) -> Problems:
     standing = ask.until is not None
     if not standing and ask.kind not in AHEAD and "exchange" not in ask.slots:
         # People who annotated a question had seen the whole video; what they name is given, not a leak of ours.
-        for name in unknown(query.text, asked, view.language):
-            yield "leakage: question names what is not known yet", f"{name!r} at {query.time} s: {query.text!r}"
+        for name in unknown(own_words(query), asked, view.language):
+            yield "leakage: question names what is not known yet", f"{name!r} at {query.time} s: {own_words(query)!r}"
     for answer in answers[:1]:
         text = unboxed(chosen(query, answer))
         if ask.format == "interval" or standing:
@@ -37,9 +38,9 @@ def leakage_problems(view: View, query: Query) -> Problems:
         elif ask.format == "interval" or standing:
             told = False
         else:
-            told = holds(words(query.text), words(text)) and not _one_of_several(query, ask, text)
+            told = holds(words(own_words(query)), words(text)) and not _one_of_several(query, ask, text)
         if told:
-            yield "leakage: answer in the question", f"{text!r} in {query.text!r}"
+            yield "leakage: answer in the question", f"{text!r} in {own_words(query)!r}"
 
 
 def _time_problems(view: View, query: Query, text: str, standing: bool) -> Problems:
@@ -48,14 +49,14 @@ def _time_problems(view: View, query: Query, text: str, standing: bool) -> Probl
         due = [] if query.knowable_at is None else [view.moment(query.knowable_at)]
     else:
         due = list(interval(text) or ())
-    for time in seconds(query.text):
+    for time in seconds(own_words(query)):
         if any(abs(time - one) <= NEAR for one in due):
-            yield "leakage: answer's time in the question", f"{time:g} s in {query.text!r}"
+            yield "leakage: answer's time in the question", f"{time:g} s in {own_words(query)!r}"
 
 
 def _unquoted(query: Query, ask: Ask, view: View) -> str:
     """The question without what it quotes: slots, names and clauses have numbers of their own (`cell 3`, `two men`)."""
-    told = " ".join(words(query.text))
+    told = " ".join(words(own_words(query)))
     for slot in sorted(_texts(ask), key=len, reverse=True):
         if part := " ".join(words(slot)):
             told = f" {told} ".replace(f" {part} ", " | ").strip()
@@ -73,7 +74,7 @@ def _texts(ask: Ask) -> set[str]:
 
 def _one_of_several(query: Query, ask: Ask, text: str) -> bool:
     """Whether the question itself puts the answer up for choice, once: `which came first, A or B`."""
-    asked, part = words(query.text), words(text)
+    asked, part = words(own_words(query)), words(text)
     if query.options is not None:
         return all(holds(asked, words(option)) for option in query.options)
     often = sum(asked[i : i + len(part)] == part for i in range(len(asked)))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable
+import string
+from collections.abc import Iterable, Sequence
 
 from data_pipeline.queries.clauses import same
 from data_pipeline.queries.kind import UNKNOWN
 from data_pipeline.queries.known import View
+from whilst.sample import Query
 
 
 def options(
@@ -46,6 +48,16 @@ def options(
     rng.shuffle(chosen)
     at = position % (len(chosen) + 1)
     return (*chosen[:at], answer, *chosen[at:])
+
+
+def listed(options: Sequence[str]) -> str:
+    """The options as they stand below a question, a letter each. What a model reads of a query is its text alone."""
+    return "".join(f"\n{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False))
+
+
+def own_words(query: Query) -> str:
+    """What a query asks, without the options below it."""
+    return query.text.removesuffix(listed(query.options or ()))
 
 
 def clash(one: str, other: str, view: View) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from data_pipeline.builders import BUILDERS, exchanges, states, tays, text_stream, timechat_online, tww, vst
 from data_pipeline.builders.asking import Asking
+from data_pipeline.queries.choice import own_words
 from data_pipeline.queries.plan import AskSettings
 from data_pipeline.source import Rejected, SynthError
 from data_pipeline.thoughts import thoughts
@@ -234,6 +235,23 @@ def test_states_when_waits_for_one_event_and_is_done_with_it() -> None:
         assert ask["slots"]["clause"] in sample.queries()[0].text  # type: ignore
 
 
+# ---- choices.
+
+
+def test_a_model_reads_the_options_below_the_question_and_filters_do_not() -> None:
+    """What is rendered of a query is its text: options that it does not hold would be graded and never shown."""
+    asking = Asking({"backward": 1.0, "multi_hop": 0.0}, {"choice": 1.0, "open": 0.0})
+    found = samples("vst", vst.VstSettings(asking=asking), *WORLDS, *STEPS)
+    assert found
+    for sample in found:
+        (query,) = sample.queries()
+        assert query.options and query.text.splitlines()[1:] == [
+            f"{letter}. {option}" for letter, option in zip("ABCDE", query.options, strict=False)
+        ]
+        assert own_words(query) == query.text.splitlines()[0]
+        assert own_words(replace(query, options=None)) == query.text
+
+
 # ---- tays.
 
 
@@ -281,7 +299,7 @@ def test_exchanges_stand_at_their_times_and_what_cannot_be_asked_is_counted() ->
     assert planned.queries.rejected == {"answer is none of the options": 1}
     assert planned.statistics["asked at the end"] == 1
     (sample,) = samples("exchanges", exchanges.ExchangesSettings(), source)
-    by_text = {query.text: query for query in sample.queries()}
+    by_text = {own_words(query): query for query in sample.queries()}
     assert [by_text[one.question].time for one in source.exchanges[:4]] == [41.0, 82.5, 42.0, 100.0]
     waiting = by_text["Tell me when the oven opens."]
     assert waiting.window == (52.5, 60.0) and sample.answers_to(waiting.id)[0].time == 53.0

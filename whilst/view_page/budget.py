@@ -87,8 +87,7 @@ def slots(sample: Sample, clips: Sequence[SegmentClip] | None, count: Count) -> 
         if isinstance(event, Segment):
             at += 1
         elif isinstance(event, Thought | Query | Answer) and words:
-            text = " ".join((event.text, *(event.options or ()))) if isinstance(event, Query) else event.text
-            words[max(at, 0)][type(event)] += count.text(text)
+            words[max(at, 0)][type(event)] += count.text(event.text)
     made = []
     for k, segment in enumerate(segments):
         seconds = segments[k + 1].end - segment.end if k + 1 < len(segments) else None
