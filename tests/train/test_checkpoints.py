@@ -378,12 +378,17 @@ def test_checkpoints_of_another_recipe_are_not_gone_on_from(recipe: SFTRecipe, c
 
 
 def test_more_steps_go_on_under_a_constant_rate_alone(recipe: SFTRecipe, tmp_path: Path) -> None:
-    for schedule in ("constant", "cosine"):
-        begun = replace(recipe, output=str(tmp_path / schedule), optim=replace(recipe.optim, schedule=schedule))
+    for name, schedule, warmup in (
+        ("constant", "constant", 0.0),
+        ("share", "constant", 0.1),
+        ("cosine", "cosine", 0.0),
+    ):
+        optim = replace(recipe.optim, schedule=schedule, warmup_ratio=warmup)
+        begun = replace(recipe, output=str(tmp_path / name), optim=optim)
         claim(begun)
-        small(tmp_path / schedule, 2)
+        small(tmp_path / name, 2)
         longer = replace(begun, optim=replace(begun.optim, steps=99))
-        if schedule == "constant":
+        if name == "constant":
             claim(longer)
         else:
             with pytest.raises(StageError, match="optim.steps: "):
