@@ -70,7 +70,7 @@ def _differing(recipe: TrainRecipe, file: Path) -> list[str]:
     except RecipeError as error:
         return [f"{file.name} cannot be read as a recipe of this stage: {error}"]
     now = _flat(asdict(recipe))
-    # under a constant rate more steps only go on; under any other, or with a share of them to warm up, the curve changes
+    # under a constant rate more steps only go on; under any other, or where a share of them warms up, the curve changes
     goes_on = recipe.optim.schedule == "constant" and not recipe.optim.warmup_ratio
     free = FREE | ({"optim.steps", "optim.epochs"} if goes_on else set())
     return [
