@@ -46,6 +46,7 @@ CHECKS = {
     "zero-byte video": "an empty file",
     "undecodable video": "frames that cannot be decoded, or end too early",
     "duration mismatch": "a record says that the video is longer (error) or shorter (warning) than it is",
+    "options not shown": "a query whose text, all that a model reads of it, does not hold its options (warning)",
     "outside the video": "an event, edge or segment after the end of the file",
     "no licence": "records that name no licence (warning)",
     "near-duplicate videos": "files that show the same (warning)",
@@ -119,6 +120,7 @@ def check_data(
                 message = f"{first} has this {kind} id too; give each {kind} its own"
                 report.findings.append(Finding("duplicate id", "error", item.id, where, message))
             licences.add(item, where)
+            report.findings += _not_shown(item, where)
             video = os.path.normpath(os.path.join(file.parent.absolute(), item.video.path))
             uses.setdefault(video, _Use(where)).add(item, where)
         report.findings += licences.findings()
@@ -239,6 +241,14 @@ class _Use:
                 self.end = (item.video.end, item.id, where)
             if isinstance(item, Source) and item.video.start == 0.0 and item.video.end < self.whole[0]:
                 self.whole = (item.video.end, item.id, where)
+
+
+def _not_shown(item: Sample | Source, where: str) -> Iterator[Finding]:
+    for query in item.queries() if isinstance(item, Sample) else ():
+        missing = [option for option in query.options or () if option not in query.text]
+        if missing:
+            message = f"query {query.id!r} does not say {missing[0]!r}: write its options into its text, a line each"
+            yield Finding("options not shown", "warning", item.id, where, message)
 
 
 def _times(item: Sample | Source) -> Iterator[tuple[float, str]]:

@@ -230,6 +230,17 @@ def test_edges_and_exchanges_after_the_end_of_the_video(folder: Path) -> None:
 # ---- Records.
 
 
+def test_options_that_a_model_never_reads(folder: Path) -> None:
+    def choice(id: str, text: str) -> Sample:
+        query = Query("q0", 4.0, text, options=("milk", "oil"))
+        return Sample(id, Video("a.mp4"), (Segment(0.0, 4.0), query, Answer(4.0, "oil", "q0")), meta={"licence": "CC0"})
+
+    write_jsonl([choice("bare", "which ?"), choice("told", "which ?\nA. milk\nB. oil")], folder / "samples.jsonl")
+    report = check_data(folder / "samples.jsonl")
+    assert told(report) == [("options not shown", "warning", "bare")]
+    assert "'milk'" in report.findings[0].message
+
+
 def test_ids_that_come_twice(folder: Path) -> None:
     samples = [sample("1", "a.mp4"), sample("2", "a.mp4"), sample("1", "b.mp4")]
     finding = one(check(folder, [*samples, source("2", "a.mp4")]))  # a source may be called like its sample
