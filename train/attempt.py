@@ -27,6 +27,7 @@ from whilst.recipe import RecipeError, load_recipe, save_resolved
 from whilst.runs import Run, read_run, write_run
 
 RECIPE = "recipe.yaml"
+STALLED = 10  # attempts in a row without a step, after which a run has failed
 # keys that may differ between the attempts at one run: what is trained does not follow from them
 FREE = frozenset(
     (
@@ -114,8 +115,10 @@ class Account(TrainerCallback):
             host=gethostname(),
             pid=os.getpid(),
             wandb=before.wandb if before else "",
+            stalled=before.stalled if before else 0,
             metrics=before.metrics if before else {},
         )
+        self.began: int | None = None  # the step at which training went on
 
     def write(self, **changes: Any) -> None:
         self.run = replace(self.run, **changes, updated=time.time())
@@ -124,12 +127,23 @@ class Account(TrainerCallback):
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Within, the run is running; afterwards it has finished, was preempted, or has failed."""
+        """Within, the run is running; afterwards it has finished, was preempted, or has failed.
+
+        StageError: it was preempted once too often without a step. What ends so is not put into Slurm's queue again.
+        """
         self.write()
         try:
             yield
         except Preempted as stop:
-            self.write(state="preempted", step=stop.step)
+            stalled = self.run.stalled + 1 if stop.step == self.began else 0
+            if stalled == STALLED:
+                error = (
+                    f"{self.output}: stopped {stalled} times in a row at step {stop.step}, so it would never end: a "
+                    f"step takes longer than an attempt may. Give it more time (launch.time), or a smaller step"
+                )
+                self.write(state="failed", stalled=0, error=error)
+                raise StageError(error) from stop
+            self.write(state="preempted", step=stop.step, stalled=stalled)
             raise
         except BaseException as error:
             last = (str(error).strip().splitlines() or [""])[-1]
@@ -142,6 +156,7 @@ class Account(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run = sys.modules["wandb"].run if "wandb" in sys.modules else None
+        self.began = state.global_step
         self.write(step=state.global_step, steps=state.max_steps, wandb=run.id if run is not None else self.run.wandb)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:

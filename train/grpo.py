@@ -31,6 +31,7 @@ from train.grpo_recipe import GRPOError, GRPORecipe, at_ranks, check, contract_o
 from train.grpo_trainer import EpisodeGRPOTrainer
 from train.policies import Policy, StreamPolicy, ViewStore
 from train.pool import ClipStore, SamplePool
+from train.prepare import samples_digest
 from train.reporting import prepare_reporting
 from train.rollouts import Rollouts
 from train.segments import note_segments
@@ -127,7 +128,7 @@ def build_trainer(recipe: GRPORecipe) -> EpisodeGRPOTrainer:
         views=views,
         callbacks=[Resumable()],
     )
-    trainer.keep = recipe.keep_checkpoints
+    trainer.keep, trainer.data = recipe.keep_checkpoints, samples_digest(samples)
     trainer.remove_callback(PrinterCallback)
     if recipe.data.difficulty is not None:
         trainer.choose = partial(leave_out_easy_and_hard, trainer, policy)

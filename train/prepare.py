@@ -16,7 +16,7 @@ import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from socket import gethostname
@@ -103,7 +103,7 @@ class Rows:
     @property
     def digest(self) -> str:
         """Of the samples and of how long their rows are: with another one, the numbers of rows mean other data."""
-        return _digest([self.samples_digest, self.lengths])
+        return digest([self.samples_digest, self.lengths])
 
     def place(self, found: Sequence[Found]) -> None:
         """Number the rows of all samples."""
@@ -186,16 +186,23 @@ def _key(rows: Rows, counted: Sequence[str], keep: Path) -> str:
     with shares(len(cuts), DataError, told) as pieces:
         for piece in pieces:
             records = [[to_record(sample), files(Path(sample.video.path))] for sample in cuts[piece]]
-            own[piece] = [_digest(records), _digest([record for record, _ in records])]
+            own[piece] = [digest(records), samples_digest(cuts[piece])]
     whole = {piece: both for part in gather_object([own]) for piece, both in part.items()}
-    rows.samples_digest = _digest([whole[piece][1] for piece in sorted(whole)])
+    rows.samples_digest = digest([whole[piece][1] for piece in sorted(whole)])
     digests = {piece: both[0] for piece, both in whole.items()}
     settings = [asdict(rows.renderer.config), asdict(rows.renderer.spec), rows.fps, rows.thoughts, list(counted)]
     settings.append(asdict(rows.limits))
-    return _digest([SCHEMA, settings, sorted(rows.renderer.vocabulary.items()), sorted(digests.items())])
+    return digest([SCHEMA, settings, sorted(rows.renderer.vocabulary.items()), sorted(digests.items())])
 
 
-def _digest(of: Any) -> str:
+def samples_digest(samples: Sequence[Sample]) -> str:
+    """Of what samples say, wherever their videos lie: a folder that was moved holds the same data."""
+    named = (replace(s, video=replace(s.video, path=Path(s.video.path).name)) for s in samples)
+    return digest([to_record(sample) for sample in named])
+
+
+def digest(of: Any) -> str:
+    """SHA-256 of plain values."""
     return hashlib.sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()
 
 

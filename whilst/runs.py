@@ -30,6 +30,7 @@ class Run:
     """One run. attempt counts starts from 1; started, updated: seconds since 1970. metrics: the last that were logged.
 
     error: of a failed run, its last line. checkpoint: the newest whole one. job: Slurm's, "" outside. wandb: its run.
+    stalled: how many attempts in a row were stopped at the step that they began at.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Run:
     pid: int = 0
     wandb: str = ""
     error: str = ""
+    stalled: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -13,15 +13,17 @@ import pytest
 from tests.train import grpo_runs
 from tests.train.grpo_runs import FPS, KV, PACKED, grpo_recipe, logged, sft_folder, write_samples
 from tests.train.zygote import Fault, Zygote
+from train import attempt as attempts
 from train import grpo, sft
 from train.attempt import RECIPE
-from train.checkpoint_files import checkpoints, read_manifest
+from train.checkpoint_files import CheckpointError, checkpoints, read_manifest
 from train.grpo_recipe import GRPORecipe, LossSettings
 from train.policies import StreamPolicy
 from train.sft import DataSettings, SFTRecipe
-from train.stage import ModelSettings, OptimSettings
+from train.stage import ModelSettings, OptimSettings, StageError
 from train.stopping import PREEMPTED, Preempted, asked, catching
 from whilst.runs import Run, read_run
+from whilst.sample import read_samples
 
 pytestmark = pytest.mark.usefixtures("rewards_of_tests")
 rewards_of_tests = grpo_runs.rewards_of_tests
@@ -158,7 +160,36 @@ def test_a_generation_is_left_between_two_batches_and_made_again(
     assert (stop.value.code, stop.value.step) == (PREEMPTED, 4)
     assert batches[0] == 6, "four episodes a generation: the second was left after two"
     assert list(checkpoints(recipe.output)) == [4] and account(recipe.output).state == "preempted"
+    with monkeypatch.context() as patched, pytest.raises(CheckpointError, match="saved while training on other data"):
+        patched.setattr(grpo, "read_samples", lambda path: read_samples(path)[::-1])
+        grpo.run(recipe)
     assert weights(grpo.run(recipe)) == weights(whole)
+
+
+def test_a_run_that_never_gets_a_step_further_fails_instead_of_coming_back(
+    grpo_run: GRPORecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generation that takes longer than an attempt may: Slurm would start it again for ever."""
+    recipe = replace(grpo_run, rollout=replace(grpo_run.rollout, batch=1))
+    watch = StreamPolicy._watch
+
+    def asked_at_once(self, tasks, limits):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return watch(self, tasks, limits)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StreamPolicy, "_watch", asked_at_once)
+        patched.setattr(attempts, "STALLED", 3)
+        for stalled in (1, 2):
+            with pytest.raises(Preempted):
+                grpo.run(recipe)
+            assert account(recipe.output).stalled == stalled
+        with pytest.raises(StageError, match="stopped 3 times in a row at step 0, so it would never end"):
+            grpo.run(recipe)
+    left = account(recipe.output)
+    assert (left.state, left.stalled, left.attempt) == ("failed", 0, 3) and "launch.time" in left.error
+    grpo.run(recipe)  # with more time it goes on
+    assert account(recipe.output).state == "finished"
 
 
 def test_handlers_are_put_back_and_forked_workers_keep_none() -> None:
