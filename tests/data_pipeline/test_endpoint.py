@@ -6,6 +6,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,14 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required"
 
 def thought(news: str = NEWS, key: str = "a/0", previous: str = "") -> Task:
     return Task("thought", {"new": [news], "known": [], "previous": previous}, key)
+
+
+def all_seen(endpoint: Endpoint, server: FaultyServer, script: Sequence[str]) -> bool:
+    """Whether the server has seen all requests, less at most those that timed out in no fault of the script: a machine
+    that stands still for a moment may let a request's time pass before it is sent."""
+    seen = len(server.requests)
+    late = endpoint.usage.retries - sum(name != "ok" for name in script[:seen])
+    return 0 <= endpoint.usage.requests - seen <= late
 
 
 def settings(url: str, cache: Path, **changes: Any) -> EndpointSettings:
@@ -103,7 +112,7 @@ def test_a_fault_is_tried_again(fault: str, tmp_path: Path) -> None:
         endpoint = Endpoint(settings(server.url, tmp_path, timeout_seconds=patience, attempts=6))
         assert endpoint(thought()) == NEWS
         assert endpoint.usage.retries >= 1
-        assert endpoint.usage.requests == len(server.requests) == endpoint.usage.retries + 1
+        assert endpoint.usage.requests == endpoint.usage.retries + 1 and all_seen(endpoint, server, [fault])
         assert endpoint.usage.rejected == 0
 
 
@@ -214,13 +223,11 @@ def test_many_texts_through_a_faulty_server_and_again_for_nothing(tmp_path: Path
         with ThreadPoolExecutor(12) as pool:
             texts = list(pool.map(first, tasks))
         assert texts == [f"event {i} happens" for i in range(120)]
-        sent = len(server.requests)
-        assert first.usage.requests == sent == 120 + first.usage.retries
+        assert first.usage.requests == 120 + first.usage.retries and all_seen(first, server, script)
         assert first.usage.retries >= len([name for name in script if name != "ok"])
-        second = Endpoint(given)
-        assert [second(task) for task in tasks] == texts
-        assert len(server.requests) == sent
-        assert second.usage == Usage(cache_hits=120)
+    second = Endpoint(given)  # whatever it sent now would fail
+    assert [second(task) for task in tasks] == texts
+    assert second.usage == Usage(cache_hits=120)
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -358,8 +365,11 @@ def test_a_budget_of_tokens_needs_a_server_that_counts(tmp_path: Path) -> None:
 
 
 def test_concurrency_is_kept(tmp_path: Path) -> None:
+    both = threading.Barrier(2)
+
     def slow(body: dict[str, Any]) -> str:
-        time.sleep(0.02)
+        both.wait(60)  # two are let through at once
+        time.sleep(0.02)  # and time for a third, which must not come
         return echo(body)
 
     with FaultyServer(reply=slow) as server:

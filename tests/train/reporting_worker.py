@@ -7,8 +7,8 @@ from train.sft import SFTRecipe
 from whilst.recipe import load_recipe
 
 
-def main(path: str) -> None:
-    reporting.LOGIN_SECONDS = 3.0
+def main(path: str, login_seconds: float) -> None:
+    reporting.LOGIN_SECONDS = login_seconds
     reporting.prepare_reporting(load_recipe(path, SFTRecipe))
     run = wandb.run
     assert run is not None

@@ -70,7 +70,8 @@ def begin(forks: Zygote, recipe: SFTRecipe, mode: Literal["online", "offline"], 
     path = Path(recipe.output, "recipe.yaml")
     save_resolved(replace(recipe, wandb=replace(recipe.wandb, mode=mode)), path)
     own = dict.fromkeys(name for name in os.environ if name.startswith("WANDB"))
-    (done,) = forks.call("tests.train.reporting_worker", str(path), env=own | environment).wait()
+    seconds = 3.0 if mode == "online" else 120.0  # one that nobody answers, and one that a busy machine takes time for
+    (done,) = forks.call("tests.train.reporting_worker", str(path), seconds, env=own | environment).wait()
     return done
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from typer.testing import CliRunner
 from whilst.cli import app
 from whilst.runs import SILENT, Run, RunError, age, find_runs, write_run
 
-NOW = time.time()
+NOW = 1.8e9  # the same however long ago this file was read: a whole suite takes longer than a run may be silent
 RUN = Run(
     name="a",
     stage="sft",
@@ -32,6 +31,11 @@ RUN = Run(
     pid=os.getpid(),
     metrics={"loss": 1.25},
 )
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whilst.runs.time.time", lambda: NOW)
 
 
 def put(folder: Path, run: Run) -> None:
