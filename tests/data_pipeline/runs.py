@@ -18,9 +18,10 @@ from whilst.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 
-# What a process of its own does: say that it is about to begin, and run a recipe.
+# What a process of its own does: say that it is about to begin, and run a recipe. Where there is a file `gate`, its
+# workers do nothing until it is gone.
 PROGRAM = """
-import sys
+import os, sys, time
 from data_pipeline.synth import SynthRecipe, run
 from whilst.recipe import load_recipe
 
@@ -28,6 +29,8 @@ if __name__ == "__main__":
     recipe = load_recipe(sys.argv[1], SynthRecipe, sys.argv[2:])
     print("ready", flush=True)
     run(recipe)
+while __name__ != "__main__" and os.path.exists("gate"):
+    time.sleep(0.01)
 """
 
 
