@@ -95,7 +95,7 @@ def card(facts: Facts) -> str:
         "## What is reproduced\n",
         str(recipe.get("source") or "").strip() or "Nothing published: its recipe names no source.",
         "## How to stream with it\n",
-        f"```python\n{STREAM if contract.thinks else _without_thoughts(STREAM)}```",
+        f"```python\n{_stream(contract)}```",
         "The session takes frames a second, layout, visibility rule, position scheme and memory policy from "
         "`streaming.yaml`:\n\n" + _table(("what", "value"), _contract(contract)),
         _plainly(facts),
@@ -132,7 +132,7 @@ from whilst.video import read_frames
 
 MODEL = "."  # this folder, or its id on the Hub
 with StreamSession.from_pretrained(MODEL) as session:
-    for clip in fixed(read_frames("video.mp4", session.fps), 1.0):  # segments of one second
+    for clip in fixed(read_frames("video.mp4", session.fps), SECONDS):  # segments
         session.watch(clip.frames.images, clip.frames.times, clip.end)
         print(clip.end, session.think().text)
     print(session.ask("what happened ?").text)
@@ -140,8 +140,11 @@ with StreamSession.from_pretrained(MODEL) as session:
 NO_LICENCE = "Licence: not known to the run. That of the base model and of the data applies."
 
 
-def _without_thoughts(code: str) -> str:
-    return "".join(line for line in code.splitlines(keepends=True) if ".think()" not in line)
+def _stream(contract: Contract) -> str:
+    """The code, with the length of a segment; without thoughts where the model has none."""
+    known = "as in training" if contract.segment_seconds is not None else "of one second: training did not note them"
+    code = STREAM.replace("SECONDS", f"{contract.cut_seconds:g}").replace("# segments", f"# segments {known}")
+    return "".join(line for line in code.splitlines(keepends=True) if contract.thinks or ".think()" not in line)
 
 
 def _header(facts: Facts) -> str:
@@ -178,6 +181,7 @@ def _contract(contract: Contract) -> list[tuple[str, object]]:
     render = contract.render
     rows: list[tuple[str, object]] = [
         ("frames a second", contract.fps),
+        ("seconds a segment", "not known" if contract.segment_seconds is None else contract.segment_seconds),
         ("layout", render.layout),
         ("visibility rule", f"{render.rule} {dict(render.rule_params) or ''}".strip()),
         ("position scheme", f"{render.scheme} {dict(render.scheme_params) or ''}".strip()),
