@@ -30,7 +30,7 @@ OURS = {MARK: "1"}
 
 
 class SetClock:
-    """Time that passes when the test says so; sleeping takes none."""
+    """Time that passes when the test says so; who sleeps waits for that."""
 
     def __init__(self) -> None:
         self.time = 0.0
@@ -39,7 +39,9 @@ class SetClock:
         return self.time
 
     def sleep(self, seconds: float, stop: threading.Event) -> None:
-        pass
+        end = self.time + seconds
+        while self.time < end and not stop.wait(0.01):
+            pass
 
 
 @pytest.fixture(scope="module")
@@ -69,20 +71,21 @@ def checkpoint(backbones: Mapping[str, Backbone]) -> Checkpoint:
 @contextmanager
 def serving(checkpoint: Checkpoint, folder: Path, **settings: Any) -> Iterator[Server]:
     clock = settings.pop("clock", None)
+    given = {"thought_tokens": 3, "answer_tokens": 3, "idle_seconds": 600.0} | settings
     server = make_server(
         checkpoint,
-        ServeSettings(folder, port=0, thought_tokens=3, answer_tokens=3, **settings),
+        ServeSettings(folder, port=0, **given),
         clock=clock,
         log=LOG.append,
     )
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    try:
-        with server:
+    with server:
+        try:
             yield server
+        finally:
             server.shutdown()
-    finally:
-        thread.join()
+            thread.join()
 
 
 LOG: list[str] = []
@@ -415,6 +418,7 @@ def test_a_run_that_nobody_reads_ends(checkpoint: Checkpoint, folder: Path) -> N
         read, unread = start(server, "long.mp4", speed=1.0), start(server, "long.mp4", speed=1.0)
         runs = dict(server.runs)
         events = Events(server, read)
+        clock.time = 2.0
         events.until("frames")
         clock.time = 29.0
         server.reap()
@@ -475,8 +479,9 @@ def test_a_port_that_is_taken_and_a_folder_that_is_not_there(
 
 
 @needs_chromium
-def test_the_page_in_a_browser(server: Server, folder: Path, tmp_path: Path) -> None:
-    with browser(tmp_path / "profile") as page:
+def test_the_page_in_a_browser(checkpoint: Checkpoint, folder: Path, tmp_path: Path) -> None:
+    clock = SetClock()  # the stream stays where it is while pictures are taken
+    with serving(checkpoint, folder, clock=clock) as server, browser(tmp_path / "profile") as page:
         page.resize(1280, 860)
         page.open(server.address)
         page.until("document.querySelector('#video').length === 3")
@@ -484,10 +489,11 @@ def test_the_page_in_a_browser(server: Server, folder: Path, tmp_path: Path) -> 
             """(() => {
               document.querySelector("#video").value = [...document.querySelector("#video").options]
                 .find((option) => option.text === "long.mp4").value;
-              document.querySelector("#speed").value = "4";
               document.querySelector("#start").click();
             })()"""
         )
+        page.until("document.querySelector('#state').textContent === 'watching'")
+        clock.time = 10.0
         page.until("document.querySelectorAll('#feed .thought').length >= 2")
         page.js("document.querySelector('#question').value = 'which in-1 ?'; document.querySelector('#send').click()")
         page.until("document.querySelector('#feed .answer small')")
