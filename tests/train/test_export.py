@@ -255,7 +255,8 @@ def test_the_card_says_what_is_known_and_no_more(
     card = ModelCard.load(plain / "README.md")
     assert (card.data.base_model, card.data.license, card.data.datasets) == (HUB_BASE, "apache-2.0", ["owner/data"])
     assert card.data.library_name == "transformers" and card.data.eval_results is None
-    for said in ("Nobody 2026, table 1.", "The second video is noise.", "Not evaluated", "recurrent_packed", "1):  # segments as in training"):
+    said_of_run = ("Nobody 2026, table 1.", "The second video is noise.", "recurrent_packed", "0.01")
+    for said in (*said_of_run, "Not evaluated", ", 1):  # segments as in training"):
         assert said in card.text, said
     report = tmp_path / "report.json"
     of = {"arms": {"mine": str(run), "other": str(tmp_path)}, "samples": "somewhere/test"}
