@@ -303,9 +303,9 @@ class ParallelEngine:
         """Starts to answer. A scheduled query is heard before this returns, and so before any later segment."""
         heard = threading.Event()
         thread = threading.Thread(target=self._answer, args=(asked, heard), name=f"answer {asked.id}", daemon=True)
-        with self._lock:
+        with self._lock:  # begun within it: `finish` may look now, and waits for no thread that has not begun
             self._answering.add(thread)
-        thread.start()
+            thread.start()
         if asked.scheduled:
             heard.wait()
 

@@ -16,7 +16,7 @@ from tests.streams import FPS
 from tests.streams import frames as random_frames
 from whilst.backbones.base import Backbone
 from whilst.checkpoint import Checkpoint, Contract
-from whilst.engines import LiveSettings
+from whilst.engines import LiveSettings, ParallelEngine
 from whilst.events import (
     Ended,
     Failed,
@@ -485,6 +485,34 @@ def test_many_queries_in_flight_get_a_reply_each(one: Backbone, engine: str) -> 
         order = [e.type for e in heard.events if getattr(e, "id", None) == id or getattr(e, "query", None) == id]
         assert order == ["query", "answer"]
     assert isinstance(heard.events[-1], Ended) and heard.events[-1].queries == 20
+
+
+def test_a_query_that_comes_as_the_source_dies_is_answered(one: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread is there, and not yet begun, when the stream waits for all that answer."""
+    asking, begin, finish = threading.Event(), threading.Thread.start, ParallelEngine.finish
+
+    def slowly(thread: threading.Thread) -> None:
+        if thread.name.startswith("answer "):
+            asking.set()
+            threading.Event().wait(0.3)  # the stream has come to this thread by now, or it waits
+        begin(thread)
+
+    def asked_first(engine: ParallelEngine) -> tuple[int, int, int]:
+        asker.start()
+        assert asking.wait(60)
+        return finish(engine)
+
+    heard = Listener()
+    settings = LiveSettings(**LIMITS, engine="parallel")
+    source = dying(pictures(2), VideoError("x.mp4: damaged at 1.0 s"))
+    stream = LiveStream(checkpoint_of(one), source, settings, on_event=heard)
+    asker = threading.Thread(target=lambda: stream.ask("now ?"))
+    monkeypatch.setattr(threading.Thread, "start", slowly)
+    monkeypatch.setattr(ParallelEngine, "finish", asked_first)
+    with pytest.raises(VideoError, match="damaged"):
+        stream.run()
+    asker.join(60)
+    assert [e.query for e in heard.events if isinstance(e, Reply)] == ["q1"] and isinstance(heard.events[-1], Failed)
 
 
 def test_scheduled_queries_are_checked_before_anything_runs(one: Backbone) -> None:
