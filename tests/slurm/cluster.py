@@ -24,6 +24,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from slurm.ports import free_ports
+
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol")
 LOCK = Path("/tmp/whilst-slurm-tests.lock")
 UP = 60.0  # seconds for daemons to come up, on a machine that is shared
@@ -57,6 +59,7 @@ SelectTypeParameters=CR_CPU
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=1,sched_min_interval=0
 SlurmdParameters=config_overrides
+SlurmdDebug=debug2
 ReturnToService=2
 KillWait=10
 SlurmdTimeout=300
@@ -123,17 +126,6 @@ def _dies_with_us() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _free_ports(count: int) -> list[int]:
-    with_sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in with_sockets:
-            one.bind(("", 0))
-        return [one.getsockname()[1] for one in with_sockets]
-    finally:
-        for one in with_sockets:
-            one.close()
-
-
 @contextmanager
 def cluster(cpus: int = 4) -> Iterator[Cluster]:
     """Two nodes, n1 and n2, of `cpus` CPUs each, none of them real."""
@@ -158,7 +150,8 @@ def _start(here: Cluster, daemons: list[subprocess.Popen[bytes]], cpus: int) -> 
         (folder / name).mkdir()
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o400)
-    conf = CONF.format(host=socket.gethostname().partition(".")[0], folder=folder, ports=_free_ports(3), cpus=cpus)
+    ports = free_ports(os.getpid() % 10000, 3)  # below those that the kernel gives to whoever asks meanwhile
+    conf = CONF.format(host=socket.gethostname().partition(".")[0], folder=folder, ports=ports, cpus=cpus)
     (folder / "slurm.conf").write_text(conf)
     munge = [f"--{name}={folder}/munge.{name.split('-')[0]}" for name in ("key-file", "socket", "pid-file", "log-file")]
     munge += [f"--seed-file={folder}/munge.seed", "--num-threads=2", "--force", "--foreground"]
